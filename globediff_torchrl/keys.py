@@ -1,0 +1,58 @@
+"""Every tensordict key of the project, its shape and its meaning.
+
+Shape letters, used in all docstrings: ``*B`` batch (environments, time), ``n`` agents, ``d_o`` observation, ``d_x``
+auxiliary observation, ``d_z`` latent, ``d_s`` state, ``d_a`` action, ``S`` hypotheses, ``K`` diffusion steps.
+
+======================================  ====================  =====================================================
+key                                     shape                 meaning (symbol in the paper)
+======================================  ====================  =====================================================
+``("agents", "observation")``           ``[*B, n, d_o]``      local observation, hidden features zeroed (o_t^i)
+``("agents", "last_action")``           ``[*B, n, d_a]``      own previous action, zero after a reset (a_{t-1}^i)
+``("agents", "agent_id")``              ``[*B, n, n]``        one-hot index of the agent
+``("agents", "aux_observation")``       ``[*B, n, d_x]``      what the state is inferred from (x_t, Eqs. 1 and 2)
+``("agents", "latent")``                ``[*B, n, d_z]``      mode selector (z)
+``("agents", "inferred_state")``        ``[*B, n, d_s]``      one sample of the global state (s_hat)
+``("agents", "hypotheses")``            ``[*B, n, S, d_s]``   S samples of the global state
+``("agents", "inferred_mean")``         ``[*B, n, d_s]``      estimate of E[s | x]
+``("agents", "view")``                  ``[*B, n, d_v]``      what the actor reads of the inference, turned to the agent
+``("agents", "action")``                ``[*B, n, ...]``      action (a_t^i)
+``("agents", "action_log_prob")``       ``[*B, n]``           its log-probability under the behaviour policy
+``("agents", "action_mask")``           ``[*B, n, A]``        True where a discrete action is legal
+``("agents", "active_mask")``           ``[*B, n, 1]``        True where the agent is alive
+``("agents", "state_value")``           ``[*B, n, 1]``        value estimate (V)
+``("agents", "reward")``                ``[*B, n, 1]``        reward of the step (under ``"next"``)
+``("agents", "episode_reward")``        ``[*B, n, 1]``        return of the episode so far
+``"state"``                             ``[*B, d_s]``         true global state; read in training only (s_t)
+``"time"``                              ``[*B, 1]``           share of the time limit that has passed, 0 to 1
+``"success"``                           ``[*B, 1]``           True where the task is solved, if the task defines it
+``"done", "terminated", "truncated"``   ``[*B, 1]``           TorchRL's; a time limit is ``truncated``
+======================================  ====================  =====================================================
+"""
+
+AGENTS = "agents"
+
+OBSERVATION = (AGENTS, "observation")
+LAST_ACTION = (AGENTS, "last_action")
+AGENT_ID = (AGENTS, "agent_id")
+AUX_OBSERVATION = (AGENTS, "aux_observation")
+LATENT = (AGENTS, "latent")
+INFERRED_STATE = (AGENTS, "inferred_state")
+HYPOTHESES = (AGENTS, "hypotheses")
+INFERRED_MEAN = (AGENTS, "inferred_mean")
+VIEW = (AGENTS, "view")
+ACTION = (AGENTS, "action")
+ACTION_LOG_PROB = (AGENTS, "action_log_prob")
+ACTION_MASK = (AGENTS, "action_mask")
+ACTIVE_MASK = (AGENTS, "active_mask")
+STATE_VALUE = (AGENTS, "state_value")
+ADVANTAGE = (AGENTS, "advantage")
+VALUE_TARGET = (AGENTS, "value_target")
+REWARD = (AGENTS, "reward")
+EPISODE_REWARD = (AGENTS, "episode_reward")
+STATE = "state"
+TIME = "time"
+SUCCESS = "success"
+DONE = "done"
+TERMINATED = "terminated"
+TRUNCATED = "truncated"
+STEP_COUNT = "step_count"
