@@ -1,0 +1,6 @@
+from globediff_torchrl.policies.actor import make_actor
+from globediff_torchrl.policies.critic import make_critic
+from globediff_torchrl.policies.ego_view import EgoView, ego_matrix
+from globediff_torchrl.policies.networks import RunningNorm
+
+__all__ = ["EgoView", "RunningNorm", "ego_matrix", "make_actor", "make_critic"]

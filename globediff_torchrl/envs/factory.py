@@ -1,0 +1,189 @@
+"""One factory for all environments, and the way in for environments of other kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import vmas
+from torchrl.envs import EnvBase, RewardSum, StepCounter, TransformedEnv
+
+from globediff_torchrl.envs.auxiliary import AuxObservation
+from globediff_torchrl.envs.hiding import resolve_hidden
+from globediff_torchrl.envs.layout import FeatureLayout
+from globediff_torchrl.envs.presets import PRESETS, Preset
+from globediff_torchrl.envs.task import AUX_KINDS, Task
+from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
+from globediff_torchrl.envs.vmas import StateVmasEnv
+from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.keys import ACTION, ACTION_MASK, AUX_OBSERVATION, EPISODE_REWARD, OBSERVATION, REWARD, STATE, SUCCESS
+
+STOCK_MAX_STEPS = 100
+
+
+def available_envs() -> list[str]:
+    """Every name that :func:`make_env` takes: our presets first, then VMAS's own scenarios."""
+    stock = vmas.scenarios + vmas.mpe_scenarios + vmas.debug_scenarios
+    return [f"vmas/{name}" for name in [*PRESETS, *sorted(stock)]]
+
+
+def make_env(
+    name: str,
+    num_envs: int = 32,
+    aux: str | None = "default",
+    hide: str | Sequence[str] | None = "default",
+    history: int = 3,
+    seed: int | None = 0,
+    device: torch.device | str = "cpu",
+    max_steps: int | str | None = "default",
+    continuous_actions: bool = True,
+    **scenario_kwargs,
+) -> TransformedEnv:
+    """An environment with the keys of :mod:`globediff_torchrl.keys` and a :class:`Task` at ``env.task``.
+
+    Args:
+        name: ``"vmas/<preset or stock scenario>"``, one of :func:`available_envs`.
+        num_envs: how many environments are simulated at once, ``B``.
+        aux: what x is: ``"history"`` (Eq. 1), ``"joint"`` (Eq. 2), ``"joint_history"``, None for no x; by default the
+            preset's, for stock scenarios the history.
+        hide: patterns over the observation's feature names, e.g. ``["target.offset"]`` or ``["agent_0.line.*"]``;
+            by default the preset's, for stock scenarios none; None hides nothing.
+        history: m of Eq. 1, how many earlier frames.
+        seed: of the simulator; None leaves VMAS's random stream as it is.
+        device: of the simulator.
+        max_steps: time limit; ends an episode as ``truncated``. By default the preset's, for stock scenarios 100; None
+            for no limit.
+        continuous_actions: otherwise categorical ones.
+        scenario_kwargs: keyword arguments of the scenario; they go before the preset's.
+
+    Raises:
+        UserError: for unknown names (the message lists the known ones) and scenarios that cannot be served.
+
+    Example:
+        >>> env = make_env("vmas/hunt", num_envs=32, seed=0)
+        >>> env.rollout(60, break_when_any_done=False)["agents", "aux_observation"].shape
+        torch.Size([32, 60, 2, 58])
+    """
+    if name not in available_envs():
+        raise unknown("environment", name, available_envs())
+    short = name.removeprefix("vmas/")
+    preset = PRESETS.get(short) or Preset(short, "history", STOCK_MAX_STEPS, f"VMAS scenario {short}")
+    stock = isinstance(preset.scenario, str)
+    base = StateVmasEnv(
+        preset.scenario if stock else preset.scenario(),
+        scenario_name=preset.scenario if stock else short,
+        num_envs=num_envs,
+        device=device,
+        continuous_actions=continuous_actions,
+        seed=seed,
+        **{**preset.kwargs, **scenario_kwargs},
+    )
+    return wrap_env(
+        base,
+        name=name,
+        state_layout=base.state_layout,
+        observation_layout=base.observation_layout,
+        aux=preset.aux if aux == "default" else aux,
+        hide=preset.hide if isinstance(hide, str) and hide == "default" else hide,
+        history=history,
+        max_steps=preset.max_steps if max_steps == "default" else max_steps,
+        description=preset.description,
+    )
+
+
+def wrap_env(
+    env: EnvBase,
+    *,
+    state_layout: FeatureLayout | None = None,
+    observation_layout: FeatureLayout | None = None,
+    aux: str | None = "history",
+    hide: str | Sequence[str] | None = None,
+    history: int = 3,
+    max_steps: int | None = None,
+    group: str = "agents",
+    no_op: int | None = None,
+    name: str | None = None,
+    description: str = "",
+) -> TransformedEnv:
+    """Any TorchRL environment with observations by group and a root ``"state"``, in this project's keys.
+
+    Reads ``(group, "observation")`` ``[*B, n, d_o]``, ``(group, "action")``, ``(group, "reward")`` and ``"state"``
+    ``[*B, d_s]``.
+
+    Args:
+        env: the environment.
+        state_layout, observation_layout: what the numbers are; numbered features by default.
+        aux, hide, history, max_steps: as in :func:`make_env`.
+        group: the team's key in ``env``; everything is renamed to ``"agents"``.
+        no_op: index of the action that only the dead may take, see :class:`ActiveMask`.
+        name, description: for the :class:`Task`.
+
+    Raises:
+        UserError: where the group or the state is missing, or a layout has another size than the spec.
+    """
+    _check_aux(aux)
+    env = _rename_group(env, group)
+    _check_keys(env)
+    observed, state = env.observation_spec[OBSERVATION], env.observation_spec[STATE]
+    n_agents = observed.shape[-2]
+    observation_layout = _checked(observation_layout, observed.shape[-1], "observation", "agent")
+    state_layout = _checked(state_layout, state.shape[-1], "state", "state")
+    hidden, visible = resolve_hidden(hide, observation_layout, n_agents)
+
+    action_spec = env.full_action_spec[ACTION]
+    transforms = [HideFeatures(visible, hidden)] if hidden else []
+    transforms += [LastAction(action_spec), AgentId(), ActiveMask(no_op)]
+    if aux is not None:
+        # what is hidden from everybody is a constant zero: no use in x
+        columns = visible.any(dim=0)
+        transforms.append(
+            AuxObservation(
+                history=history if "history" in aux else 0,
+                join="joint" in aux,
+                columns=None if columns.all() else columns.nonzero().flatten(),
+            )
+        )
+    transforms += [StepCounter(max_steps), TimeFraction(max_steps)]
+    transforms += [RewardSum(in_keys=[REWARD], out_keys=[EPISODE_REWARD])]
+    wrapped = TransformedEnv(env, *transforms[:1])
+    for transform in transforms[1:]:
+        wrapped.append_transform(transform)
+    spec = wrapped.observation_spec
+    wrapped.base_env.task = Task(
+        name=name or type(env).__name__,
+        n_agents=n_agents,
+        observation_layout=observation_layout,
+        state_layout=state_layout,
+        hidden=hidden,
+        aux=aux,
+        aux_dim=0 if aux is None else spec[AUX_OBSERVATION].shape[-1],
+        max_steps=max_steps,
+        has_success=SUCCESS in spec.keys(),
+        continuous=action_spec.dtype.is_floating_point,
+        description=description,
+    )
+    return wrapped
+
+
+def _check_aux(aux: str | None) -> None:
+    if aux is not None and aux not in AUX_KINDS:
+        raise unknown("aux", aux, [*AUX_KINDS, None])
+
+
+def _rename_group(env: EnvBase, group: str) -> EnvBase:
+    return env
+
+
+def _check_keys(env: EnvBase) -> None:
+    keys = env.observation_spec.keys(True, True)
+    for key in (OBSERVATION, STATE):
+        if key not in keys:
+            raise UserError(f"wrap_env needs the key {key!r} among the observations, got {sorted(map(str, keys))}.")
+
+
+def _checked(layout: FeatureLayout | None, size: int, what: str, entity: str) -> FeatureLayout:
+    if layout is None:
+        return FeatureLayout.numbered(size, entity)
+    if layout.size != size:
+        raise UserError(f"The {what} layout describes {layout.size} numbers, but the environment's {what} has {size}.")
+    return layout

@@ -1,0 +1,51 @@
+"""From the names of what a team does not see to a mask over its observations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from globediff_torchrl.envs.layout import FeatureLayout
+from globediff_torchrl.errors import UserError
+
+_SCOPE = re.compile(r"^(agents|agent_(\d+))\.(?=.+\.)")
+
+
+def resolve_hidden(
+    hide: str | Sequence[str] | None, layout: FeatureLayout, n_agents: int
+) -> tuple[tuple[str, ...], Tensor]:
+    """What patterns hide: canonical names and a mask ``[n, d_o]`` (bool), True where visible.
+
+    Args:
+        hide: shell patterns over the observation's feature names, e.g. ``"target.offset"`` or ``"*.velocity"``. An
+            ``"agents."`` before them changes nothing; ``"agent_0."`` hides from agent 0 only.
+        layout: the observation's.
+        n_agents: size of the team.
+
+    Raises:
+        UserError: where a pattern matches no feature, or an agent does not exist.
+
+    Example:
+        >>> names, visible = resolve_hidden(["target.offset"], layout, n_agents=2)
+        >>> names
+        ('agents.target.offset',)
+    """
+    visible = torch.ones(n_agents, layout.size, dtype=torch.bool)
+    names: dict[str, None] = {}
+    for pattern in [hide] if isinstance(hide, str) else hide or ():
+        scope = _SCOPE.match(pattern)
+        rows, prefix = slice(None), "agents"
+        if scope is not None:
+            pattern = pattern[scope.end() :]
+            if scope.group(2) is not None:
+                agent, prefix = int(scope.group(2)), scope.group(1)
+                if agent >= n_agents:
+                    raise UserError(f"hide names {prefix}, but the team has agents 0 to {n_agents - 1}.")
+                rows = slice(agent, agent + 1)
+        for feature in layout.match(pattern):
+            visible[rows, layout.slices[feature.full_name]] = False
+            names[f"{prefix}.{feature.full_name}"] = None
+    return tuple(names), visible

@@ -1,0 +1,174 @@
+"""Small transforms that bring a multi-agent environment into the keys of :mod:`globediff_torchrl.keys`."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+from torchrl.data.tensor_specs import Bounded, Categorical, Composite, TensorSpec, Unbounded
+from torchrl.envs import Transform
+
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.keys import ACTION, ACTION_MASK, ACTIVE_MASK, AGENT_ID, LAST_ACTION, OBSERVATION, STEP_COUNT, TIME
+
+
+def reset_mask(tensordict: TensorDictBase, group: str = "agents") -> Tensor | None:
+    """Which environments are being reset, ``[*B]`` (bool); None where all are."""
+    mask = tensordict.get("_reset", None)
+    if mask is None:
+        mask = tensordict.get((group, "_reset"), None)
+    if mask is None:
+        return None
+    return mask.reshape(*tensordict.batch_size, -1).any(dim=-1)
+
+
+class AlwaysWrites(Transform):
+    """Base of the transforms that write the same after a reset as after a step."""
+
+    def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        return self._call(tensordict_reset)
+
+
+class HideFeatures(AlwaysWrites):
+    """Zeroes features of the observation, for all agents or for some.
+
+    Reads and writes ``("agents", "observation")`` ``[*B, n, d_o]``.
+
+    Args:
+        visible: ``[n, d_o]`` (bool), False where a number is hidden; :func:`globediff_torchrl.envs.hiding.resolve_hidden`
+            makes it from feature names.
+        names: what is hidden, for ``repr``.
+        key: the observation's key.
+    """
+
+    def __init__(self, visible: Tensor, names: tuple[str, ...] = (), key: NestedKey = OBSERVATION):
+        super().__init__(in_keys=[key], out_keys=[key])
+        self.names = tuple(names)
+        self.register_buffer("visible", visible.to(torch.bool), persistent=False)
+
+    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+        # where, not a product: what is hidden may be infinite
+        observation = torch.where(self.visible, next_tensordict.get(self.in_keys[0]), 0.0)
+        return next_tensordict.set(self.out_keys[0], observation)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.names) or 'nothing'})"
+
+
+class LastAction(Transform):
+    """Each agent's own previous action; zero after a reset, one-hot where actions are discrete.
+
+    Reads ``("agents", "action")``; writes ``("agents", "last_action")`` ``[*B, n, d_a]`` (float).
+
+    Args:
+        action_spec: the spec of one step's actions, ``[*B, n, ...]``.
+    """
+
+    def __init__(
+        self,
+        action_spec: TensorSpec,
+        action_key: NestedKey = ACTION,
+        observation_key: NestedKey = OBSERVATION,
+        out_key: NestedKey = LAST_ACTION,
+    ):
+        super().__init__(in_keys=[observation_key], out_keys=[out_key])
+        self.action_key = action_key
+        self.n_actions, self.size = action_size(action_spec)
+
+    def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        observation = tensordict_reset.get(self.in_keys[0])
+        return tensordict_reset.set(self.out_keys[0], observation.new_zeros((*observation.shape[:-1], self.size)))
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        action = tensordict.get(self.action_key)
+        if self.n_actions is not None:
+            action = torch.nn.functional.one_hot(action.long(), self.n_actions)
+        return next_tensordict.set(self.out_keys[0], action.to(torch.float32, copy=True))
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        shape = observation_spec[self.in_keys[0]].shape[:-1]
+        observation_spec[self.out_keys[0]] = Unbounded((*shape, self.size), device=observation_spec.device)
+        return observation_spec
+
+
+def action_size(action_spec: TensorSpec) -> tuple[int | None, int]:
+    """``(number of discrete actions or None, d_a)`` of a spec of ``[*B, n, ...]`` actions."""
+    if isinstance(action_spec, Categorical):
+        return action_spec.n, action_spec.n
+    if not action_spec.dtype.is_floating_point and type(action_spec).__name__ not in ("OneHot", "Binary"):
+        raise UserError(f"Actions must be continuous, categorical or one-hot, got {type(action_spec).__name__}.")
+    return None, action_spec.shape[-1]
+
+
+class AgentId(AlwaysWrites):
+    """One-hot index of the agent: ``("agents", "agent_id")`` ``[*B, n, n]`` (float)."""
+
+    def __init__(self, observation_key: NestedKey = OBSERVATION, out_key: NestedKey = AGENT_ID):
+        super().__init__(in_keys=[observation_key], out_keys=[out_key])
+
+    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+        observation = next_tensordict.get(self.in_keys[0])
+        n = observation.shape[-2]
+        index = torch.eye(n, device=observation.device).expand(*observation.shape[:-1], n)
+        # a copy: a partial reset writes into the entries of a tensordict
+        return next_tensordict.set(self.out_keys[0], index.clone())
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        shape = observation_spec[self.in_keys[0]].shape[:-1]
+        observation_spec[self.out_keys[0]] = Bounded(0.0, 1.0, (*shape, shape[-1]), device=observation_spec.device)
+        return observation_spec
+
+
+class ActiveMask(AlwaysWrites):
+    """Which agents are alive: ``("agents", "active_mask")`` ``[*B, n, 1]`` (bool).
+
+    Reads ``("agents", "action_mask")`` ``[*B, n, A]`` where ``no_op`` is given: an agent whose no-op is legal is dead,
+    as in SMAC. Without it, everybody is alive.
+
+    Args:
+        no_op: index of the action that the dead take, None where nobody dies.
+    """
+
+    def __init__(
+        self,
+        no_op: int | None = None,
+        mask_key: NestedKey = ACTION_MASK,
+        observation_key: NestedKey = OBSERVATION,
+        out_key: NestedKey = ACTIVE_MASK,
+    ):
+        super().__init__(in_keys=[observation_key], out_keys=[out_key])
+        self.no_op, self.mask_key = no_op, mask_key
+
+    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+        if self.no_op is None:
+            observation = next_tensordict.get(self.in_keys[0])
+            alive = torch.ones((*observation.shape[:-1], 1), dtype=torch.bool, device=observation.device)
+        else:
+            alive = ~next_tensordict.get(self.mask_key)[..., self.no_op : self.no_op + 1]
+        return next_tensordict.set(self.out_keys[0], alive)
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        shape = (*observation_spec[self.in_keys[0]].shape[:-1], 1)
+        spec = Categorical(2, shape=shape, dtype=torch.bool, device=observation_spec.device)
+        observation_spec[self.out_keys[0]] = spec
+        return observation_spec
+
+
+class TimeFraction(AlwaysWrites):
+    """Share of the time limit that has passed: ``"time"`` ``[*B, 1]``; zero where there is no limit.
+
+    Reads ``"step_count"`` ``[*B, 1]``, so it stands behind TorchRL's StepCounter.
+    """
+
+    def __init__(self, max_steps: int | None, count_key: NestedKey = STEP_COUNT, out_key: NestedKey = TIME):
+        super().__init__(in_keys=[count_key], out_keys=[out_key])
+        self.scale = 0.0 if max_steps is None else 1.0 / max_steps
+
+    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+        return next_tensordict.set(self.out_keys[0], next_tensordict.get(self.in_keys[0]).to(torch.float32) * self.scale)
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        shape = observation_spec[self.in_keys[0]].shape
+        observation_spec[self.out_keys[0]] = Bounded(0.0, 1.0, shape, device=observation_spec.device)
+        return observation_spec

@@ -1,0 +1,115 @@
+"""Evaluation on whole episodes: return, success, and how far the inferred state is from the true one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from tensordict import TensorDictBase
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from globediff_torchrl import keys
+from globediff_torchrl.envs import preserve_vmas_rng
+
+MODES = {"deterministic": ExplorationType.DETERMINISTIC, "stochastic": ExplorationType.RANDOM}
+
+
+@contextlib.contextmanager
+def preserve_rng(seed: int) -> Iterator[None]:
+    """Runs a block under its own seed, and puts the stream of torch's random numbers back as it was."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def first_episodes(rollout: TensorDictBase) -> torch.Tensor:
+    """Mask ``[B, T]`` of the steps up to and including the first end of an episode in each environment."""
+    done = rollout.get(("next", keys.DONE)).squeeze(-1)
+    ended_before = done.long().cumsum(-1) - done.long()
+    return ended_before == 0
+
+
+@torch.no_grad()
+def state_errors(rollout: TensorDictBase, mask: torch.Tensor | None = None) -> dict[str, float]:
+    """Mean squared error of what was inferred, as a share of the mean predictor's; 0 is perfect, 1 is no better
+    than always answering the mean state of this rollout.
+
+    The error is averaged over agents, steps and the dimensions of the state that vary, each in units of its variance.
+    An exact posterior sample scores twice what the posterior mean does (state-model mathematics: R2 = 2 R2 - 1).
+
+    Returns:
+        ``state_error_sample`` for ``inferred_state`` and ``state_error_mean`` for ``inferred_mean``, where present.
+    """
+    mask = torch.ones(rollout.batch_size, dtype=torch.bool) if mask is None else mask
+    state = rollout.get(keys.STATE)[mask]
+    variance = state.var(0, correction=0)
+    varies = variance > 1e-8
+    errors = {}
+    for name, key in (("sample", keys.INFERRED_STATE), ("mean", keys.INFERRED_MEAN)):
+        if key in rollout.keys(True, True) and varies.any():
+            error = (rollout.get(key)[mask] - state.unsqueeze(-2)).square().mean((0, 1))
+            errors[f"state_error_{name}"] = float((error[varies] / variance[varies]).mean())
+    return errors
+
+
+@torch.no_grad()
+def run_episodes(
+    env: EnvBase, policy: Callable[[TensorDictBase], TensorDictBase], mode: str, seed: int, max_steps: int
+) -> TensorDictBase:
+    """One rollout ``[B, max_steps]`` under its own seeds; the training's random numbers stay as they are.
+
+    Args:
+        env: an environment that is used for evaluation alone.
+        policy: what chooses the actions.
+        mode: ``"deterministic"`` (the mode of the policy, a repeatable inference) or ``"stochastic"``.
+        seed: seed of the environments and of the policy.
+        max_steps: length of the rollout; the task's time limit, so that every environment ends an episode.
+    """
+    with preserve_vmas_rng(), preserve_rng(seed), set_exploration_type(MODES[mode]):
+        env.set_seed(seed)
+        return env.rollout(max_steps, policy, break_when_any_done=False)
+
+
+def episode_metrics(rollout: TensorDictBase) -> dict[str, torch.Tensor]:
+    """Per-episode results of the first episode of each environment: ``return`` (mean over agents), ``length``,
+    and ``success`` where the task defines it; each ``[B]``."""
+    mask = first_episodes(rollout)
+    last = mask.long().sum(-1) - 1
+    index = (torch.arange(len(last)), last)
+    metrics = {
+        "return": rollout.get(("next", *keys.EPISODE_REWARD))[index].mean((-1, -2)),
+        "length": (last + 1).float(),
+    }
+    if ("next", keys.SUCCESS) in rollout.keys(True, True):
+        metrics["success"] = rollout.get(("next", keys.SUCCESS))[index].squeeze(-1).float()
+    return metrics
+
+
+def evaluate(
+    env: EnvBase,
+    policy: Callable[[TensorDictBase], TensorDictBase],
+    *,
+    seed: int,
+    max_steps: int,
+    modes: tuple[str, ...] = ("deterministic", "stochastic"),
+) -> dict[str, float]:
+    """Mean results over one episode of each environment of ``env``, for each mode.
+
+    Returns:
+        ``<mode>/return``, ``<mode>/return_sem`` (standard error of the mean over episodes), ``<mode>/success``,
+        and the errors of :func:`state_errors`.
+    """
+    results = {}
+    for mode in modes:
+        rollout = run_episodes(env, policy, mode, seed, max_steps)
+        metrics = episode_metrics(rollout)
+        returns = metrics["return"]
+        results[f"{mode}/return"] = float(returns.mean())
+        results[f"{mode}/return_sem"] = float(returns.std() / len(returns) ** 0.5)
+        if "success" in metrics:
+            results[f"{mode}/success"] = float(metrics["success"].mean())
+        for name, value in state_errors(rollout, first_episodes(rollout)).items():
+            results[f"{mode}/{name}"] = value
+    return results

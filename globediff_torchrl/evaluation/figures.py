@@ -1,0 +1,43 @@
+"""Figures of a run and of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+INK, COLOURS = "#333333", ("#1b6ca8", "#d1495b", "#3a7d44", "#8d6a9f", "#e08e45", "#5c5c5c", "#2a9d8f")
+
+
+def learning_curve(rows: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
+    """Return of the training batches and of the evaluations over environment frames, as PNG.
+
+    Args:
+        rows: of the progress table: ``frames``, ``return``, ``eval/...`` and ``final/...``.
+        path: of the PNG.
+        title: of the figure.
+    """
+    # the figure is drawn without pyplot: no global state, no display, safe in a sweep's workers
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    train = [(row["frames"], row["return"]) for row in rows if "return" in row]
+    if train:
+        axes.plot(*zip(*train), color=INK, alpha=0.6, label="training batches")
+    for mode, colour in zip(("deterministic", "stochastic"), COLOURS):
+        points = [
+            (row["frames"], row[f"{stage}/{mode}/return"], row[f"{stage}/{mode}/return_sem"])
+            for row in rows
+            for stage in ("eval", "final")
+            if f"{stage}/{mode}/return" in row
+        ]
+        if points:
+            frames, returns, errors = zip(*points)
+            axes.errorbar(frames, returns, yerr=errors, color=colour, marker="o", ms=3, capsize=2, label=f"{mode} evaluation")
+    axes.set(xlabel="environment frames", ylabel="return of an episode", title=title)
+    axes.grid(alpha=0.2)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)

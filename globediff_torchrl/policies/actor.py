@@ -1,0 +1,165 @@
+"""The decentralised actor: one network, shared by the agents, over what an agent may know at execution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import NestedKey
+from tensordict.nn import (
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+    TensorDictModuleBase,
+)
+from torch import Tensor, nn
+from torchrl.data import Categorical
+from torchrl.envs import EnvBase
+from torchrl.modules import MaskedCategorical, TanhNormal
+
+from globediff_torchrl import keys
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.policies.ego_view import EgoView
+from globediff_torchrl.policies.networks import join, make_trunk, orthogonal
+
+LOGITS = (keys.AGENTS, "logits")
+LOC = (keys.AGENTS, "loc")
+SCALE = (keys.AGENTS, "scale")
+
+
+class _CategoricalHead(nn.Module):
+    """Features of the agents to logits ``[*B, n, A]``."""
+
+    def __init__(self, agents: int, trunk: nn.Sequential, features: int, actions: int, gain: float) -> None:
+        super().__init__()
+        self.agents, self.trunk = agents, trunk
+        self.head = orthogonal(nn.Linear(features, actions), gain)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        return self.head(self.trunk(join(features, self.agents)))
+
+
+class _GaussianHead(nn.Module):
+    """Features of the agents to location and scale ``[*B, n, d_a]``; the scale does not depend on the state."""
+
+    def __init__(
+        self, agents: int, trunk: nn.Sequential, features: int, actions: int, gain: float, scale: float
+    ) -> None:
+        super().__init__()
+        self.agents, self.trunk = agents, trunk
+        self.head = orthogonal(nn.Linear(features, actions), gain)
+        self.log_scale = nn.Parameter(torch.full((actions,), scale).log())
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, Tensor]:
+        loc = self.head(self.trunk(join(features, self.agents)))
+        return loc, self.log_scale.clamp(-5, 2).exp().expand_as(loc)
+
+
+def _feature_size(env: EnvBase, key: NestedKey) -> int:
+    try:
+        return env.observation_spec[key].shape[-1]
+    except KeyError as error:
+        raise UserError(
+            f"the actor is to read {key}, which the environment does not give; it has "
+            f"{[str(k) for k in env.observation_spec.keys(True, True)]}. "
+            f"For {keys.AUX_OBSERVATION} pass aux= to make_env."
+        ) from error
+
+
+def make_actor(
+    env: EnvBase,
+    state_model: TensorDictModuleBase | None = None,
+    *,
+    inputs: Sequence[NestedKey] = (keys.OBSERVATION, keys.AGENT_ID, keys.TIME),
+    reads: str | None = "auto",
+    view: str = "auto",
+    hidden_sizes: Sequence[int] = (64, 64),
+    activation: str = "tanh",
+    layer_norm: bool = False,
+    input_norm: str = "running",
+    gain: float = 0.01,
+    scale_init: float = 0.6,
+) -> ProbabilisticTensorDictSequential:
+    """The actor pi(a_i | o_i, view of s_hat, agent id, time), to be put behind a state model.
+
+    Reads:
+        the keys of ``inputs``, what ``reads`` names of the inference (see :class:`EgoView`), and
+        ``("agents", "action_mask")`` where actions are discrete and the environment gives a mask. Never ``"state"``.
+
+    Writes:
+        ``("agents", "action")`` and ``("agents", "action_log_prob") [*B, n]``; tanh-normal over the bounds of the
+        action specification, or a categorical that cannot draw an illegal action. The parameters of the distribution
+        (``"loc"`` and ``"scale"``, or ``"logits"``) stand beside them.
+
+    Args:
+        env: gives the shapes, the action specification and the layout of the state (``env.task``).
+        state_model: the model in front; decides ``reads="auto"``. Without one the default :class:`GlobeDiff`
+            is assumed.
+        inputs: what the actor reads besides the inference.
+        reads: ``"sample" | "samples" | "mean" | "mean_sample" | "mean_spread"``, ``None`` for an actor without an
+            inferred state, or ``"auto"``: ``"mean_sample"`` where the state model gives a mean, else ``"sample"``.
+        view: ``"relative" | "absolute" | "auto"``, see :class:`EgoView`.
+        gain: orthogonal gain of the last layer (.01 in MAPPO's reference: the first policy is near uniform).
+        scale_init: first standard deviation of a continuous action before the tanh.
+
+    Example:
+        >>> env = make_env("vmas/hunt", num_envs=4)
+        >>> policy = TensorDictSequential(GlobeDiff.from_env(env), make_actor(env))
+        >>> policy(env.reset())["agents", "action"].shape
+        torch.Size([4, 2, 2])
+    """
+    agents = env.task.n_agents
+    modules: list[TensorDictModuleBase] = []
+    in_keys = [tuple(key) if not isinstance(key, str) else key for key in inputs]
+    size = sum(_feature_size(env, key) for key in in_keys)
+    if reads == "auto":
+        out_keys = [keys.INFERRED_MEAN] if state_model is None else state_model.out_keys
+        reads = "mean_sample" if keys.INFERRED_MEAN in out_keys else "sample"
+    if reads is not None:
+        ego = EgoView(
+            agents,
+            _feature_size(env, keys.STATE),
+            env.task.state_layout,
+            reads=reads,
+            view=view,
+            hypotheses=getattr(state_model, "num_samples", 1),
+        )
+        modules.append(ego)
+        in_keys.append(keys.VIEW)
+        size += ego.size
+    trunk = make_trunk(size, hidden_sizes, activation=activation, layer_norm=layer_norm, input_norm=input_norm)
+    features = hidden_sizes[-1] if len(hidden_sizes) else size
+    spec = env.full_action_spec[keys.ACTION]
+    if isinstance(spec, Categorical):
+        head = _CategoricalHead(agents, trunk, features, spec.space.n, gain)
+        modules.append(TensorDictModule(head, in_keys=in_keys, out_keys=[LOGITS]))
+        modules.append(_categorical(env))
+    else:
+        head = _GaussianHead(agents, trunk, features, spec.shape[-1], gain, scale_init)
+        modules.append(TensorDictModule(head, in_keys=in_keys, out_keys=[LOC, SCALE]))
+        modules.append(_tanh_normal(spec))
+    return ProbabilisticTensorDictSequential(*modules)
+
+
+def _categorical(env: EnvBase) -> ProbabilisticTensorDictModule:
+    masked = keys.ACTION_MASK in env.observation_spec.keys(True, True)
+    return ProbabilisticTensorDictModule(
+        in_keys={"logits": LOGITS, "mask": keys.ACTION_MASK} if masked else {"logits": LOGITS},
+        out_keys=[keys.ACTION],
+        distribution_class=MaskedCategorical if masked else torch.distributions.Categorical,
+        return_log_prob=True,
+        log_prob_key=keys.ACTION_LOG_PROB,
+    )
+
+
+def _tanh_normal(spec) -> ProbabilisticTensorDictModule:
+    # the bounds are the same for every environment and agent: one value a dimension keeps the distribution cheap
+    low, high = (bound.reshape(-1, bound.shape[-1])[0] for bound in (spec.space.low, spec.space.high))
+    return ProbabilisticTensorDictModule(
+        in_keys={"loc": LOC, "scale": SCALE},
+        out_keys=[keys.ACTION],
+        distribution_class=TanhNormal,
+        distribution_kwargs={"low": low, "high": high, "tanh_loc": False, "safe_tanh": True},
+        return_log_prob=True,
+        log_prob_key=keys.ACTION_LOG_PROB,
+    )

@@ -1,0 +1,68 @@
+"""The centralised critic V(s): read in training only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tensordict import NestedKey
+from tensordict.nn import TensorDictModule
+from torch import Tensor, nn
+from torchrl.envs import EnvBase
+from torchrl.modules import ValueNorm
+
+from globediff_torchrl import keys
+from globediff_torchrl.policies.actor import _feature_size
+from globediff_torchrl.policies.networks import join, make_trunk, orthogonal
+
+
+class _ValueHead(nn.Module):
+    """``V = mu + sigma v``: the network regresses normalised returns, the value is in units of the return."""
+
+    def __init__(
+        self, agents: int, trunk: nn.Sequential, features: int, value_norm: ValueNorm | None, team_wide: bool
+    ) -> None:
+        super().__init__()
+        self.agents, self.trunk, self.team_wide = agents, trunk, team_wide
+        self.head = orthogonal(nn.Linear(features, 1), 1.0)
+        # in a tuple, so that it is no submodule: the loss owns the norm, updates it, and saves it
+        self._value_norm = (value_norm,)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        value = self.head(self.trunk(join(features, self.agents)))
+        if self.team_wide:
+            value = value.unsqueeze(-2).expand(*value.shape[:-1], self.agents, 1)
+        norm = self._value_norm[0]
+        return value if norm is None else norm.denormalize(value)
+
+
+def make_critic(
+    env: EnvBase,
+    value_norm: ValueNorm | None = None,
+    *,
+    inputs: Sequence[NestedKey] = (keys.STATE, keys.TIME),
+    hidden_sizes: Sequence[int] = (64, 64),
+    activation: str = "tanh",
+    layer_norm: bool = False,
+    input_norm: str = "running",
+) -> TensorDictModule:
+    """The critic V(s, t).
+
+    Reads:
+        the keys of ``inputs``: ``"state" [*B, d_s]`` and ``"time" [*B, 1]``.
+
+    Writes:
+        ``("agents", "state_value") [*B, n, 1]``; with team-wide inputs the same value for every agent.
+
+    Args:
+        env: gives the shapes.
+        value_norm: the running normaliser that is also given to ``MAPPOLoss``. The network then outputs normalised
+            values, as the head of MAPPO's reference does, and the module the true ones. ``MAPPOLoss`` alone would
+            normalise a raw output: returns of 0 to 20 are fitted three times more slowly that way.
+    """
+    agents = env.task.n_agents
+    in_keys = [tuple(key) if not isinstance(key, str) else key for key in inputs]
+    size = sum(_feature_size(env, key) for key in in_keys)
+    trunk = make_trunk(size, hidden_sizes, activation=activation, layer_norm=layer_norm, input_norm=input_norm)
+    team_wide = all(isinstance(key, str) for key in in_keys)
+    head = _ValueHead(agents, trunk, hidden_sizes[-1] if len(hidden_sizes) else size, value_norm, team_wide)
+    return TensorDictModule(head, in_keys=in_keys, out_keys=[keys.STATE_VALUE])

@@ -1,0 +1,137 @@
+"""What an agent reads of the inferred state: which estimates, and seen from where."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+from globediff_torchrl import keys
+from globediff_torchrl.envs.layout import FeatureLayout
+from globediff_torchrl.errors import UserError, unknown
+
+READS = {
+    "sample": (keys.INFERRED_STATE,),
+    "samples": (keys.HYPOTHESES,),
+    "mean": (keys.INFERRED_MEAN,),
+    "mean_sample": (keys.INFERRED_MEAN, keys.INFERRED_STATE),
+    "mean_spread": (keys.INFERRED_MEAN, keys.HYPOTHESES),
+}
+VIEWS = ("auto", "relative", "absolute")
+
+
+def ego_matrix(layout: FeatureLayout, agents: int) -> Tensor:
+    """The linear map ``[n, d_s, d_s]`` that turns a state into each agent's own view of it.
+
+    Row blocks are whole entities. For agent ``i``: what belongs to agent ``i`` first, then what belongs to ``i + 1``,
+    ``i + 2``, ... (modulo ``n``), then what belongs to nobody; every position but the own one is given relative to
+    the own one. Velocities, rotations and flags stay as they are.
+
+    Raises:
+        UserError: an agent has no entity with a position in the layout.
+    """
+    slices = layout.slices
+    own = {}
+    for feature in layout.features:
+        if feature.kind == "position" and feature.owner is not None:
+            own.setdefault(feature.owner, slices[feature.full_name])  # an agent's own row comes before its goals
+    missing = [agent for agent in range(agents) if agent not in own]
+    if missing:
+        raise UserError(
+            f"a relative view needs the position of every agent in the state, but the layout has none for agents "
+            f"{missing}; known features: {', '.join(layout.names)}. Use view=absolute."
+        )
+    matrix = torch.zeros(agents, layout.size, layout.size)
+    for agent in range(agents):
+
+        def turn(feature, agent=agent):  # the sort is stable: within one owner the layout's order stays
+            return agents if feature.owner is None else (feature.owner - agent) % agents
+
+        row = 0
+        for feature in sorted(layout.features, key=turn):
+            columns = slices[feature.full_name]
+            for offset in range(feature.size):
+                matrix[agent, row, columns.start + offset] = 1.0
+                if feature.kind == "position" and columns != own[agent]:
+                    matrix[agent, row, own[agent].start + offset] -= 1.0
+                row += 1
+    return matrix
+
+
+class EgoView(TensorDictModuleBase):
+    """Selects what the actor reads of the inference and turns it towards each agent.
+
+    Reads, by ``reads`` (shapes ``[*B, n, ...]``):
+        * ``"sample"``: ``("agents", "inferred_state") [d_s]``, one posterior sample, as in the paper;
+        * ``"samples"``: ``("agents", "hypotheses") [S, d_s]``, concatenated;
+        * ``"mean"``: ``("agents", "inferred_mean") [d_s]``;
+        * ``"mean_sample"``: both the mean and the sample;
+        * ``"mean_spread"``: the mean, and the standard deviation of the hypotheses in the agent's own frame.
+
+    Writes:
+        ``("agents", "view") [*B, n, d_v]``, ``d_v`` = ``d_s``, ``S d_s`` or ``2 d_s``.
+
+    Args:
+        agents: number of agents ``n``.
+        state_dim: size ``d_s`` of the state.
+        layout: what the state's numbers are; needed by ``view="relative"``.
+        reads: see above.
+        view: ``"relative"`` (own entity first, positions relative to the own one: learnt from much faster than
+            absolute ones), ``"absolute"``, or ``"auto"``: relative where the layout allows it.
+        hypotheses: number ``S`` of hypotheses, for ``reads="samples"``.
+    """
+
+    def __init__(
+        self,
+        agents: int,
+        state_dim: int,
+        layout: FeatureLayout | None = None,
+        *,
+        reads: str = "mean_sample",
+        view: str = "auto",
+        hypotheses: int = 1,
+        out_key: NestedKey = keys.VIEW,
+    ) -> None:
+        super().__init__()
+        if reads not in READS:
+            raise unknown("reads", reads, READS)
+        if view not in VIEWS:
+            raise unknown("view", view, VIEWS)
+        self.reads = reads
+        self.in_keys = list(READS[reads])
+        self.out_keys = [out_key]
+        self.size = state_dim * {"samples": hypotheses, "sample": 1, "mean": 1}.get(reads, 2)
+        matrix = None
+        if view != "absolute":
+            try:
+                if layout is None:
+                    raise UserError("a relative view needs the state's layout: pass layout=env.task.state_layout.")
+                matrix = ego_matrix(layout, agents)
+            except UserError:
+                if view == "relative":
+                    raise
+        self.view = "absolute" if matrix is None else "relative"
+        self.register_buffer("matrix", matrix, persistent=False)  # follows from the layout: not a weight
+
+    def turn(self, state: Tensor) -> Tensor:
+        """``[*B, n, d_s] -> [*B, n, d_s]``."""
+        if self.matrix is None:
+            return state
+        return torch.einsum("nij,...nj->...ni", self.matrix, state)
+
+    def _turn_hypotheses(self, hypotheses: Tensor) -> Tensor:
+        if self.matrix is None:
+            return hypotheses
+        return torch.einsum("nij,...nsj->...nsi", self.matrix, hypotheses)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        values = [tensordict.get(key) for key in self.in_keys]
+        if self.reads == "samples":
+            view = self._turn_hypotheses(values[0]).flatten(-2)
+        elif self.reads == "mean_spread":
+            spread = self._turn_hypotheses(values[1]).std(-2, correction=0)
+            view = torch.cat([self.turn(values[0]), spread], -1)
+        else:
+            view = torch.cat([self.turn(value) for value in values], -1)
+        return tensordict.set(self.out_keys[0], view)

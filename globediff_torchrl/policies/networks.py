@@ -1,0 +1,105 @@
+"""Building blocks of actor and critic: input normalisation, a multi-layer perceptron shared by the agents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from globediff_torchrl.errors import unknown
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+INPUT_NORMS = ("running", "layer", "none")
+
+
+class RunningNorm(nn.Module):
+    """Standardises each number by the mean and variance of all that :meth:`update` has seen.
+
+    The statistics change only when :meth:`update` is called (once an iteration, after the policy update), never in
+    ``forward``: the log-probabilities of a rollout and of the first epoch on it are then those of one and the same
+    function, and the PPO ratio starts at exactly 1.
+
+    Args:
+        size: number of features ``d``.
+        clip: bound of the normalised value, in standard deviations.
+
+    Shapes:
+        ``forward``: ``[*B, d] -> [*B, d]``.
+    """
+
+    def __init__(self, size: int, clip: float = 10.0) -> None:
+        super().__init__()
+        self.clip = clip
+        # double precision: the second moment is a difference of large numbers after 10^8 samples
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("sum", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("sum_sq", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    @torch.no_grad()
+    def update(self, value: Tensor) -> None:
+        """Adds ``value [*B, d]`` to the statistics. Constant features keep the scale 1."""
+        value = value.reshape(-1, value.shape[-1]).double()
+        self.count += value.shape[0]
+        self.sum += value.sum(0)
+        self.sum_sq += value.square().sum(0)
+        mean = self.sum / self.count
+        variance = (self.sum_sq / self.count - mean.square()).clamp(min=0)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(variance > 1e-10, variance.clamp(min=1e-10).rsqrt(), 1.0))
+
+    def forward(self, value: Tensor) -> Tensor:
+        return ((value - self.mean) * self.scale).clamp(-self.clip, self.clip)
+
+
+def join(features: Sequence[Tensor], agents: int) -> Tensor:
+    """Concatenates ``[*B, n, d]`` and team-wide ``[*B, d]`` features, the latter repeated for each agent."""
+    ndim = max(feature.ndim for feature in features)
+    rows = []
+    for feature in features:
+        if feature.ndim < ndim:
+            feature = feature.unsqueeze(-2).expand(*feature.shape[:-1], agents, feature.shape[-1])
+        rows.append(feature.to(torch.float32))
+    return torch.cat(rows, -1)
+
+
+def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
+    """Orthogonal weights of the given gain and zero biases, as in MAPPO's reference implementation."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def make_trunk(
+    in_features: int,
+    hidden_sizes: Sequence[int],
+    *,
+    activation: str = "tanh",
+    layer_norm: bool = False,
+    input_norm: str = "running",
+) -> nn.Sequential:
+    """Input normalisation, then ``Linear - activation [- LayerNorm]`` for each hidden size.
+
+    ``activation="relu", layer_norm=True, input_norm="layer"`` is MAPPO's reference network (Yu et al. 2022); the
+    default standardises each input by its running statistics, which keeps what LayerNorm over a short vector of
+    unlike quantities throws away: their absolute size.
+    """
+    if activation not in ACTIVATIONS:
+        raise unknown("activation", activation, ACTIVATIONS)
+    if input_norm not in INPUT_NORMS:
+        raise unknown("input_norm", input_norm, INPUT_NORMS)
+    gain = {"tanh": 5 / 3, "relu": math.sqrt(2)}.get(activation, 1.0)
+    layers: list[nn.Module] = []
+    if input_norm == "running":
+        layers.append(RunningNorm(in_features))
+    elif input_norm == "layer":
+        layers.append(nn.LayerNorm(in_features))
+    for size in hidden_sizes:
+        layers += [orthogonal(nn.Linear(in_features, size), gain), ACTIVATIONS[activation]()]
+        if layer_norm:
+            layers.append(nn.LayerNorm(size))
+        in_features = size
+    return nn.Sequential(*layers)

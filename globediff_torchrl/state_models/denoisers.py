@@ -1,0 +1,74 @@
+"""The networks that undo noise. One contract, so that the sampler and the loss know neither.
+
+``cond = net.condition(x, z)`` once a state; ``steps = net.step_table()`` once a call; ``net(s_k, steps[k], cond)`` once
+a diffusion step. Leading dims broadcast: x ``[M, 1, d_x]`` with z ``[M, S, d_z]`` serves S hypotheses of each x.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+STEP_FEATURES = 64
+
+
+def sinusoidal_steps(steps: int, dim: int = STEP_FEATURES) -> Tensor:
+    """Sinusoidal embedding of k * 1000 / K for k = 0..K, ``[K + 1, dim]`` (Vaswani et al. 2017; Ho et al. 2020).
+
+    Scaled to 1000 so that step K looks alike whatever K is.
+    """
+    time = torch.arange(steps + 1, dtype=torch.float32) * 1000 / steps
+    frequency = torch.exp(-math.log(10_000.0) * torch.arange(dim // 2) / (dim // 2))
+    angle = time[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+class ResidualMLP(nn.Module):
+    """Residual multi-layer perceptron over the flat state; x, z and k shift the input of every block.
+
+    Args:
+        state_dim, aux_dim: d_s and d_x.
+        latent_dim: d_z, 0 for none.
+        steps: K.
+        width, blocks: hidden size and number of residual blocks of two linear layers.
+
+    Example:
+        >>> net = ResidualMLP(state_dim=12, aux_dim=8, latent_dim=0, steps=5)
+        >>> net(torch.randn(3, 12), net.step_table()[5], net.condition(torch.randn(3, 8), None)).shape
+        torch.Size([3, 12])
+    """
+
+    def __init__(self, state_dim: int, aux_dim: int, latent_dim: int, steps: int, width: int = 256, blocks: int = 2):
+        super().__init__()
+        self.width, self.blocks = width, blocks
+        self.register_buffer("step_features", sinusoidal_steps(steps))
+        self.embed_step = nn.Sequential(nn.Linear(STEP_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
+        self.embed_aux = nn.Linear(aux_dim, width)
+        self.embed_latent = nn.Linear(latent_dim, width, bias=False) if latent_dim else None
+        self.embed = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
+        self.enter = nn.Linear(state_dim, width, bias=False)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(blocks))
+        self.up = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.down = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, state_dim))
+        nn.init.zeros_(self.leave[-1].weight)
+        nn.init.zeros_(self.leave[-1].bias)
+
+    def condition(self, x: Tensor, z: Tensor | None) -> Tensor:
+        """``[..., d_x], [..., d_z] -> [..., width]``, what every step shares."""
+        hidden = self.embed_aux(x)
+        if self.embed_latent is not None:
+            hidden = hidden + self.embed_latent(z)
+        return self.embed(hidden)
+
+    def step_table(self) -> Tensor:
+        """``[K + 1, width]``, one row for each step."""
+        return self.embed_step(self.step_features)
+
+    def forward(self, s_k: Tensor, step: Tensor, cond: Tensor) -> Tensor:
+        """``s_k [..., d_s]``, ``step`` a row of the table (or one a sample), ``cond`` -> output ``[..., d_s]``."""
+        shift = cond + step
+        hidden = self.enter(s_k) + shift
+        for norm, up, down in zip(self.norms, self.up, self.down):
+            hidden = hidden + down(nn.functional.silu(up(norm(hidden))))
+        return self.leave(hidden)

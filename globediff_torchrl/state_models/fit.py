@@ -1,0 +1,223 @@
+"""Pretraining: fit a state model to a dataset of (x, s)."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from tqdm import tqdm
+
+from globediff_torchrl import keys
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.state_models.base import StateModel
+from globediff_torchrl.state_models.fitter import Fitter
+from globediff_torchrl.state_models.presets import FIT
+
+CENTER_SHARE = 0.25  # of the steps, for the regression of a centred model, before the diffusion starts
+STATISTICS_ROWS = 200_000
+RESIDUAL_ROWS = 16_384
+WARM_UP = 0.03  # of the steps
+LOG_EVERY = 50
+
+
+class _Pairs:
+    """Random (x, s) pairs of a dataset: a step and one of its agents each, as ``[M, 1, d_x]`` beside ``[M, d_s]``."""
+
+    def __init__(self, model: StateModel, data: TensorDictBase):
+        self.model = model
+        x, s = data.get(model.aux_key, None), data.get(model.state_key, None)
+        if x is None or s is None:
+            missing = model.aux_key if x is None else model.state_key
+            raise UserError(f"fit expects {missing!r} in the data, which hold {sorted(data.keys(True, True), key=str)}.")
+        self.mask = data.get(keys.ACTIVE_MASK, None)
+        if x.shape[:-2].numel() == 0:
+            raise UserError(f"fit expects data with at least one row, got batch size {list(x.shape[:-2])}.")
+        model._check_dim(model.aux_key, x, model.aux_dim)
+        model._check_dim(model.state_key, s, model.state_dim)
+        self.x = x.reshape(-1, *x.shape[-2:])
+        self.s = s.reshape(-1, *s.shape[x.ndim - 2 :])
+        if len(self.s) != len(self.x):
+            raise UserError(f"{model.state_key!r} has {len(self.s)} rows and {model.aux_key!r} has {len(self.x)}.")
+        self.mask = None if self.mask is None else self.mask.reshape(len(self.x), -1)
+        self.agents = 1 if model.infer_per == "team" else self.x.shape[1]
+
+    def take(self, rows: Tensor, agents: Tensor) -> TensorDict:
+        """The pairs (step ``rows[i]``, agent ``agents[i]``)."""
+        s = self.s[rows] if self.s.ndim == 2 else self.s[rows, agents]
+        out = {self.model.aux_key: self.x[rows, agents].unsqueeze(1), self.model.state_key: s}
+        if self.mask is not None:
+            mask = self.mask[rows].any(1) if self.model.infer_per == "team" else self.mask[rows, agents]
+            out[keys.ACTIVE_MASK] = mask.reshape(-1, 1, 1)
+        return TensorDict(out, [len(rows)]).to(self.model.state_mean.device)
+
+    def draw(self, size: int, generator: torch.Generator) -> TensorDict:
+        rows = torch.randint(len(self.x), (size,), generator=generator)
+        agents = torch.randint(self.agents, (size,), generator=generator)
+        return self.take(rows, agents)
+
+    def spread(self, size: int) -> tuple[Tensor, Tensor]:
+        """About ``size`` pairs from the whole dataset, evenly: x ``[M, d_x]``, s ``[M, d_s]``."""
+        total = len(self.x) * self.agents
+        index = torch.arange(0, total, max(total // size, 1))
+        batch = self.take(index // self.agents, index % self.agents)
+        return batch[self.model.aux_key].squeeze(1), batch[self.model.state_key]
+
+
+def learning_rate(step: int, steps: int, lr: float) -> float:
+    """Linear warm-up over the first 3 % of the steps, then a cosine down to a hundredth."""
+    warm_up = max(1, round(WARM_UP * steps))
+    if step < warm_up:
+        return lr * (step + 1) / warm_up
+    progress = (step - warm_up) / max(1, steps - warm_up)
+    return lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def fit(
+    model: StateModel,
+    data: TensorDictBase,
+    steps: int = 3000,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    *,
+    weight_decay: float | None = None,
+    ema: float = 0.999,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 500,
+    validation: TensorDictBase | None = None,
+    fitter: Fitter | None = None,
+    stop_at: int | None = None,
+) -> dict[str, list[float]]:
+    """Train ``model`` in place on pairs (x, s) drawn at random (Section 4.3, "Training Mechanism").
+
+    A centred model trains its regression first, for a quarter of the steps; what it leaves open is then measured
+    (``residual_scale``), and both go on together. The global random generator is left as it was found.
+
+    Args:
+        model: any state model with a loss; ends up holding the averaged weights.
+        data: ``("agents", "aux_observation")`` ``[*N, n, d_x]`` and ``"state"`` ``[*N, d_s]`` or ``[*N, n, d_s]``, and
+            ``("agents", "active_mask")`` ``[*N, n, 1]`` if there is one; may be memory-mapped.
+        steps, batch_size, lr, weight_decay: None takes the preset's (presets.py). A row of a batch is one (x, s) pair.
+        ema: as :class:`Fitter`. seed: of the batches and the noise.
+        progress: show a bar.
+        checkpoint: file to save to every ``checkpoint_every`` steps. If it is there, training continues from it, and ends
+            as if it had not been interrupted.
+        validation: data as above; its loss is recorded beside the training's.
+        fitter: an existing one to continue with (its optimiser state is kept).
+        stop_at: end after this many steps of the same plan (the rest can be resumed from the checkpoint).
+
+    Returns:
+        ``{"step": [...], "loss_diffusion": [...], ...}``, means over the last 50 steps; validation terms with the
+        prefix ``validation/``.
+
+    Raises:
+        UserError: missing keys, wrong shapes, no rows, NaN, a foreign checkpoint.
+
+    Example:
+        >>> fit(GlobeDiff(aux_dim=8, state_dim=16), data, steps=3000, seed=0)
+    """
+    defaults = FIT[getattr(model, "preset", "tuned")]
+    batch_size, lr = batch_size or defaults["batch_size"], lr or defaults["lr"]
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"fit expects {name} >= 1, got {value!r}.")
+    with torch.random.fork_rng(enabled=True):
+        torch.manual_seed(seed)
+        run = _Run(model, data, steps, batch_size, lr, seed, fitter or Fitter(model, lr, weight_decay, ema=ema))
+        run.validation = None if validation is None else _Pairs(model, validation)
+        run.resume_or_start(checkpoint)
+        end = steps if stop_at is None else min(stop_at, steps)
+        for _ in tqdm(range(run.step, end), disable=not progress, desc=f"fit {type(model).__name__}", initial=run.step):
+            run.advance()
+            if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == end):
+                run.save(checkpoint)
+    return run.history
+
+
+class _Run:
+    """The state of one call of :func:`fit`, savable at any step."""
+
+    def __init__(
+        self, model: StateModel, data: TensorDictBase, steps: int, batch_size: int, lr: float, seed: int, fitter: Fitter
+    ):
+        self.model, self.fitter = model, fitter
+        self.pairs = _Pairs(model, data)
+        self.steps, self.batch_size, self.lr = steps, batch_size, lr
+        self.generator = torch.Generator().manual_seed(seed)
+        self.step = 0
+        self.history: dict[str, list[float]] = {"step": []}
+        self.recent: list[dict[str, Tensor]] = []
+        self.validation: _Pairs | None = None
+
+    @property
+    def center_steps(self) -> int:
+        return round(CENTER_SHARE * self.steps) if self.model.centred else 0
+
+    def advance(self) -> None:
+        """One optimiser step; the residual scale is measured where the regression's lead ends."""
+        if self.step == self.center_steps and self.model.centred:
+            self.fitter.update_residual_scale(*self.pairs.spread(RESIDUAL_ROWS))
+        batch = self.pairs.draw(self.batch_size, self.generator)
+        lr = learning_rate(self.step, self.steps, self.lr)
+        self.recent.append(self.fitter.step(batch, lr, center_only=self.step < self.center_steps))
+        self.step += 1
+        if self.step % LOG_EVERY == 0 or self.step == self.steps:
+            self._record()
+
+    def _record(self) -> None:
+        row = {name: torch.stack([r[name] for r in self.recent if name in r]).mean().item() for name in self.recent[-1]}
+        if self.validation is not None:
+            row |= {f"validation/{name}": value for name, value in self._validate().items()}
+        self.history["step"].append(self.step)
+        for name, value in row.items():
+            # a term that starts later (the diffusion's, after the regression's lead) is padded to the same length
+            column = self.history.setdefault(name, [math.nan] * (len(self.history["step"]) - 1))
+            column.append(value)
+        for column in self.history.values():
+            column.extend([math.nan] * (len(self.history["step"]) - len(column)))
+        self.recent = []
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """The averaged model's loss on the same held-out pairs and noise each time."""
+        loss = self.model.make_loss()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            batch = self.validation.draw(4 * self.batch_size, torch.Generator().manual_seed(0))
+            return {name: value.item() for name, value in loss(batch).items()}
+
+    def resume_or_start(self, checkpoint: str | Path | None) -> None:
+        """Load the checkpoint if there is one; else take the statistics of the data."""
+        if checkpoint is None or not Path(checkpoint).is_file():
+            self.fitter.set_statistics(*self.pairs.spread(STATISTICS_ROWS))
+            return
+        try:
+            state = torch.load(checkpoint, weights_only=True)
+            plan, current = state["plan"], self._plan()
+        except Exception as error:
+            raise UserError(f"{checkpoint} is no checkpoint of fit ({error}): delete it, or name another file.") from error
+        if plan != current:
+            raise UserError(f"{checkpoint} was written with {plan}, this call has {current}: use the same, or another file.")
+        self.fitter.load_state_dict(state["fitter"])
+        self.step, self.history, self.recent = state["step"], state["history"], state["recent"]
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["rng"])
+
+    def _plan(self) -> dict[str, Any]:
+        return {"steps": self.steps, "batch_size": self.batch_size, "lr": self.lr, "rows": len(self.pairs.x)}
+
+    def save(self, checkpoint: str | Path) -> None:
+        """Write the whole state, to a new file that then replaces the old one."""
+        path = Path(checkpoint)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "plan": self._plan(), "fitter": self.fitter.state_dict(), "step": self.step, "history": self.history,
+            "recent": self.recent, "generator": self.generator.get_state(), "rng": torch.get_rng_state(),
+        }  # fmt: skip
+        part = path.with_name(path.name + ".part")
+        torch.save(state, part)
+        os.replace(part, path)

@@ -1,0 +1,147 @@
+"""One optimiser step at a time: the trained copy, AdamW and the moving average that samples."""
+
+import copy
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.state_models.base import StateModel, check_finite
+from globediff_torchrl.state_models.presets import FIT
+
+
+class Fitter:
+    """Train a state model; ``model`` itself always holds the moving average of the weights, which is what samples.
+
+    Owns a raw copy of the model, its loss and the optimiser, so that the modules hold neither. Serves pretraining
+    (:func:`fit`) and online updates alike. A fresh Fitter continues from the model's weights.
+
+    Args:
+        model: any state model with a loss. It stays where it is (device, references); its weights change in place.
+        lr, weight_decay: of AdamW; None takes the model's preset. betas: of AdamW.
+        ema: decay of the moving average, warmed up: min(ema, (1 + t) / (10 + t)).
+        grad_clip: bound on the gradient's norm.
+
+    Raises:
+        UserError: a model without a loss (the oracle), or an lr that is not positive.
+
+    Example:
+        >>> fitter = Fitter(model, lr=1e-3)
+        >>> fitter.set_statistics(x, s)
+        >>> metrics = fitter.step(batch)
+    """
+
+    def __init__(
+        self,
+        model: StateModel,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        ema: float = 0.999,
+        grad_clip: float = 1.0,
+    ):
+        defaults = FIT[getattr(model, "preset", "tuned")]
+        lr = defaults["lr"] if lr is None else lr
+        weight_decay = defaults["weight_decay"] if weight_decay is None else weight_decay
+        if not lr > 0:
+            raise UserError(f"lr expects a positive number, got {lr}: 1e-4 to 3e-3 are usual.")
+        self.model, self.raw = model, copy.deepcopy(model)
+        self.loss = self.raw.make_loss()
+        if self.loss is None:
+            raise UserError(f"{type(model).__name__} has no loss: there is nothing to fit.")
+        self.raw.requires_grad_(True)
+        model.requires_grad_(False)  # the average is only ever written to
+        self._raw_parameters = list(self.raw.parameters())
+        self._parameters = list(model.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self._raw_parameters, lr=lr, weight_decay=weight_decay, betas=betas, fused=True
+        )
+        self.ema, self.grad_clip, self.steps = ema, grad_clip, 0
+
+    # ------------------------------------------------------------------------------------------------- statistics
+    def set_statistics(self, x: Tensor, s: Tensor) -> None:
+        """Standardise by these data, x ``[..., d_x]`` and s ``[..., d_s]``, in the model and its copy."""
+        self.model.set_statistics(x, s)
+        self._copy_buffers()
+
+    def update_residual_scale(self, x: Tensor, s: Tensor) -> None:
+        """Measure what the (averaged) regression leaves open, x ``[M, d_x]`` and s ``[M, d_s]``; centred models only."""
+        if self.model.centred:
+            self.model.update_residual_scale(x, s)
+            self._copy_buffers()
+
+    def _copy_buffers(self) -> None:
+        for raw, averaged in zip(self.raw.buffers(), self.model.buffers()):
+            raw.copy_(averaged)
+
+    # ---------------------------------------------------------------------------------------------------- training
+    def step(self, batch: TensorDictBase, lr: float | None = None, center_only: bool = False) -> dict[str, Tensor]:
+        """One update on one batch.
+
+        Args:
+            batch: x and s, any batch dims.
+            lr: learning rate from this step on.
+            center_only: train the regression of a centred model alone.
+
+        Returns:
+            The loss's terms and ``grad_norm``, detached scalars.
+
+        Raises:
+            UserError: a loss that is not finite; it says whether x or s is to blame.
+        """
+        if lr is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+        if self.model.centred:
+            self.loss.center_only = center_only
+        terms = self.loss(batch)
+        total = sum(value for name, value in terms.items() if name.startswith("loss_"))
+        if not torch.isfinite(total):
+            self._explain(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._raw_parameters, self.grad_clip)
+        self.optimizer.step()
+        self._average()
+        return {**{name: value.detach() for name, value in terms.items()}, "grad_norm": norm.detach()}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        self.steps += 1
+        decay = min(self.ema, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self._parameters, self._raw_parameters, 1 - decay)
+
+    def _explain(self, batch: TensorDictBase) -> None:
+        for key in (self.loss.tensor_keys.aux_observation, self.loss.tensor_keys.state):
+            check_finite(key, batch.get(key))
+        raise UserError("The state model's loss is not finite although x and s are: lower lr, or check the statistics.")
+
+    # ----------------------------------------------------------------------------------------------------- resuming
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs; loads with ``torch.load(..., weights_only=True)``."""
+        return {
+            "model": self.model.state_dict(),
+            "raw": self.raw.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`.
+
+        Raises:
+            UserError: the state of another model.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self.raw.load_state_dict(state["raw"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.steps = int(state["steps"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split("\n")[:2])
+            raise UserError(
+                f"This checkpoint does not fit a {type(self.model).__name__} of these sizes ({reason}): "
+                "was it saved by another model or with other settings?"
+            ) from error

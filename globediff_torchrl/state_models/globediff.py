@@ -1,0 +1,270 @@
+"""GlobeDiff: the global state, inferred by conditional diffusion from what the agents see."""
+
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import dispatch
+from torch import Tensor, nn
+from torchrl.envs.utils import ExplorationType, exploration_type
+
+from globediff_torchrl import keys
+from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.state_models.base import StateModel, _key
+from globediff_torchrl.state_models.denoisers import ResidualMLP
+from globediff_torchrl.state_models.latent import LatentPosterior, LatentPrior, mlp, sample_gaussian
+from globediff_torchrl.state_models.presets import PRESETS, default_beta_kl
+from globediff_torchrl.state_models.sampler import DiffusionSampler
+from globediff_torchrl.state_models.schedule import NoiseSchedule
+
+DETERMINISTIC_SEED = 20_240  # of the fixed draws of z and the start under DETERMINISTIC
+RESIDUAL_FLOOR = 0.05  # of the residual scale: what x tells exactly is not blown up to unit variance
+
+
+class GlobeDiff(StateModel):
+    """Infer the global state from x: z ~ p(z | x), then K denoising steps from noise to s_hat (Eqs. 3, 7 and 11).
+
+    Reads ``("agents", "aux_observation")`` ``[*B, n, d_x]``, never ``"state"``. Writes
+
+    - ``("agents", "inferred_state")`` ``[*B, n, d_s]``: the first hypothesis (the mean where ``sample=False``);
+    - ``("agents", "hypotheses")`` ``[*B, n, S, d_s]`` where ``num_samples > 1``;
+    - ``("agents", "inferred_mean")`` ``[*B, n, d_s]``, an estimate of E[s | x], where centred;
+    - ``("agents", "latent")`` ``[*B, n, d_z]``, z of the first hypothesis, where there is a latent.
+
+    Under ``ExplorationType.RANDOM`` (or none set) z and the noise come from the global generator. Under DETERMINISTIC,
+    MODE and MEAN they come from a fixed seed, one vector a hypothesis, and the steps add no noise: the result is a
+    function of x alone, whatever the batch.
+
+    Args:
+        aux_dim, state_dim: d_x and d_s.
+        diffusion_steps: K.
+        preset: ``"tuned"`` (default), ``"fast"`` (K = 1) or ``"paper"``; see presets.py. Arguments override it.
+        schedule: ``"log_snr"``, ``"vp"``, ``"cosine"`` or ``"linear"``; ``schedule_options`` as NoiseSchedule's.
+        prediction: ``"x0"``, ``"eps"`` (the paper) or ``"v"``. sampler: ``"ancestral"``, ``"ddim"``, ``"dpmpp"``.
+        clip: bound on the estimate of s^0 in the steps, in standardised units.
+        center: ``"regression"`` diffuses what a regression from x leaves open; ``"none"`` the whole state (the paper).
+        latent_dim: d_z; 0 for no latent. latent_width, latent_layers: of prior and posterior (Table 3).
+        latent_prior: ``"learned"``, or ``"standard"``: no prior network and no KL, z ~ N(0, I) at execution
+            (the ablation "w/o p").
+        beta_kl: weight of the KL in Eq. 10.
+        denoiser: ``"mlp"`` or ``"unet"``; width, blocks: its size. tokens: ``"flat"``, or ``"entity"`` with
+            ``token_index`` ``[entities, channels]`` (which state dim is where, -1 for padding).
+        levels: how training draws k, ``"uniform"`` (Eq. 10) or ``"noisy"`` (the noisiest most).
+        num_samples: S. sample: False writes the mean and runs no chain (centred only).
+        deterministic: ``"sample"`` or ``"prior_mean"``, what z is under DETERMINISTIC.
+        infer_per, aux_key, state_key, inferred_key: as :class:`StateModel`; latent_key, hypotheses_key, mean_key.
+
+    Raises:
+        UserError: an unknown name, a size below 1, a schedule that does not end in noise, a mean asked for where the
+            model is not centred; in forward, a missing or wrongly shaped x.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> model = GlobeDiff(aux_dim=8, state_dim=12, num_samples=4)
+        >>> td = model(TensorDict({("agents", "aux_observation"): torch.randn(5, 3, 8)}, [5]))
+        >>> td["agents", "hypotheses"].shape
+        torch.Size([5, 3, 4, 12])
+    """
+
+    def __init__(
+        self,
+        aux_dim: int,
+        state_dim: int,
+        diffusion_steps: int | None = None,
+        preset: str = "tuned",
+        *,
+        schedule: str | None = None,
+        schedule_options: dict[str, float] | None = None,
+        prediction: str | None = None,
+        sampler: str | None = None,
+        clip: float | None = None,
+        center: str | None = None,
+        latent_dim: int | None = None,
+        latent_width: int | None = None,
+        latent_layers: int | None = None,
+        latent_prior: str = "learned",
+        beta_kl: float | None = None,
+        denoiser: str | None = None,
+        width: int | None = None,
+        blocks: int | None = None,
+        tokens: str | None = None,
+        token_index: Tensor | list[list[int]] | None = None,
+        levels: str | None = None,
+        num_samples: int = 1,
+        sample: bool = True,
+        deterministic: str = "sample",
+        infer_per: str = "agent",
+        aux_key: NestedKey = keys.AUX_OBSERVATION,
+        state_key: NestedKey = keys.STATE,
+        inferred_key: NestedKey = keys.INFERRED_STATE,
+        latent_key: NestedKey = keys.LATENT,
+        hypotheses_key: NestedKey = keys.HYPOTHESES,
+        mean_key: NestedKey = keys.INFERRED_MEAN,
+    ):
+        if preset not in PRESETS:
+            raise unknown("preset", preset, PRESETS)
+        given = {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
+        super().__init__(
+            aux_dim, state_dim, infer_per=infer_per, aux_key=aux_key, state_key=state_key, inferred_key=inferred_key
+        )
+        settings = {**PRESETS[preset], **given}
+        if settings["beta_kl"] is None:
+            settings["beta_kl"] = default_beta_kl(settings["diffusion_steps"])
+        if isinstance(token_index, Tensor):
+            token_index = token_index.tolist()
+        _check(settings, num_samples, sample, latent_prior, deterministic)
+        self.preset, self.beta_kl, self.levels = preset, settings["beta_kl"], settings["levels"]
+        self.num_samples, self.sample, self.deterministic = num_samples, sample, deterministic
+        self.latent_dim, self.latent_prior = settings["latent_dim"], latent_prior
+        self.latent_key, self.hypotheses_key, self.mean_key = _key(latent_key), _key(hypotheses_key), _key(mean_key)
+        self.centred = settings["center"] == "regression"
+        self._build(settings, schedule_options or {}, clip, token_index)
+        self._set_out_keys()
+        self.config = {
+            **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "latent_prior": latent_prior,
+            "schedule_options": self.schedule.options, "clip": clip, "token_index": token_index,
+            "num_samples": num_samples, "sample": sample, "deterministic": deterministic, "infer_per": infer_per,
+            **{name: getattr(self, name) for name in _KEYS},
+        }  # fmt: skip
+
+    def _build(self, settings: dict[str, Any], options: dict[str, float], clip: float | None, index: Any) -> None:
+        steps, width = settings["diffusion_steps"], settings["width"]
+        self.schedule = NoiseSchedule(settings["schedule"], steps, **options)
+        self.sampler = DiffusionSampler(self.schedule, settings["sampler"], settings["prediction"], clip)
+        d_x, d_s, d_z = self.aux_dim, self.state_dim, self.latent_dim
+        self.regression = mlp([d_x, width, width, d_s], nn.SiLU) if self.centred else None
+        self.register_buffer("residual_scale", torch.ones(d_s))
+        size = {"width": settings["latent_width"], "layers": settings["latent_layers"]}
+        learned = d_z > 0 and self.latent_prior == "learned"
+        self.prior = LatentPrior(d_x, d_z, **size) if learned else None
+        self.posterior = LatentPosterior(d_x, d_s, d_z, **size) if d_z > 0 else None
+        self.denoiser = _make_denoiser(settings, d_s, d_x, d_z, index)
+        # fixed draws: one vector a hypothesis, shared by the whole batch, so that the result depends on x alone
+        generator = torch.Generator().manual_seed(DETERMINISTIC_SEED)
+        fixed = torch.randn(self.num_samples, d_s + d_z, generator=generator)
+        self.register_buffer("fixed_start", fixed[:, :d_s].contiguous(), persistent=False)
+        self.register_buffer("fixed_latent", fixed[:, d_s:].contiguous(), persistent=False)
+
+    def _set_out_keys(self) -> None:
+        self.out_keys = [self.inferred_key]
+        if self.num_samples > 1:
+            self.out_keys.append(self.hypotheses_key)
+        if self.centred:
+            self.out_keys.append(self.mean_key)
+        if self.latent_dim > 0 and self.sample:
+            self.out_keys.append(self.latent_key)
+
+    # -------------------------------------------------------------------------------------------------- execution
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write ``out_keys``; shapes in the class's docstring."""
+        x, lead, n = self.read_aux(tensordict)
+        mean = self.regression(x) if self.centred else None
+        if self.centred:
+            restored = self.restore_state(mean)
+            self.write(tensordict, self.mean_key, restored, lead, n)
+            if not self.sample:
+                self.write(tensordict, self.inferred_key, restored, lead, n)
+                return tensordict
+        random = exploration_type() in (ExplorationType.RANDOM, None)
+        z = self._draw_latent(x, random)
+        hypotheses = self.restore_state(self._run_chain(x, z, mean, random))
+        self.write(tensordict, self.inferred_key, hypotheses[:, 0], lead, n)
+        if self.num_samples > 1:
+            self.write(tensordict, self.hypotheses_key, hypotheses, lead, n)
+        if z is not None:
+            self.write(tensordict, self.latent_key, z[:, 0], lead, n)
+        return tensordict
+
+    def _draw_latent(self, x: Tensor, random: bool) -> Tensor | None:
+        """z ~ p(z | x), ``[M, S, d_z]``."""
+        if self.latent_dim == 0:
+            return None
+        shape = (x.shape[0], self.num_samples, self.latent_dim)
+        if random:
+            noise = torch.randn(shape, device=x.device, dtype=x.dtype)
+        elif self.deterministic == "prior_mean":
+            noise = x.new_zeros(shape)
+        else:
+            noise = self.fixed_latent.expand(shape)
+        if self.prior is None:
+            return noise
+        mean, log_variance = self.prior(x)
+        return sample_gaussian(mean.unsqueeze(1), log_variance.unsqueeze(1), noise)
+
+    def _run_chain(self, x: Tensor, z: Tensor | None, mean: Tensor | None, random: bool) -> Tensor:
+        """s^0 in standardised units, ``[M, S, d_s]``: S hypotheses of each x as one batch."""
+        shape = (x.shape[0], self.num_samples, self.state_dim)
+        start = torch.randn(shape, device=x.device, dtype=x.dtype) if random else self.fixed_start.expand(shape)
+        cond = self.denoiser.condition(x.unsqueeze(1), z)
+        steps = self.denoiser.step_table().unbind()
+        s = self.sampler(lambda s_k, k: self.denoiser(s_k, steps[k], cond), start, stochastic=random)
+        return s if mean is None else torch.addcmul(mean.unsqueeze(1), s, self.residual_scale)
+
+    # --------------------------------------------------------------------------------------------------- training
+    @torch.no_grad()
+    def update_residual_scale(self, x: Tensor, s: Tensor, chunk: int = 8192) -> None:
+        """Measure how far s lies from the regression: root mean square a dim, floored (centred only).
+
+        Args:
+            x: ``[M, d_x]``, s: ``[M, d_s]``, raw.
+        """
+        if not self.centred:
+            return
+        total = torch.zeros(self.state_dim, dtype=torch.float64, device=self.state_mean.device)
+        for xs, ss in zip(x.split(chunk), s.split(chunk)):
+            error = self.normalise_state(ss) - self.regression(self.normalise_aux(xs))
+            total += error.double().square().sum(0)
+        self.residual_scale.copy_((total / max(len(x), 1)).sqrt().clamp(min=RESIDUAL_FLOOR))
+
+    def make_loss(self) -> "Any":
+        """The :class:`GlobeDiffLoss` of this model (Eq. 10)."""
+        from globediff_torchrl.state_models.loss import GlobeDiffLoss
+
+        return GlobeDiffLoss(self)
+
+    @classmethod
+    def from_env(cls, env: Any, preset: str = "tuned", **overrides: Any) -> "GlobeDiff":
+        """The model for an env of ``make_env``; entity tokens come from its state layout where they are asked for."""
+        if overrides.get("tokens") == "entity" and "token_index" not in overrides:
+            overrides["token_index"] = env.task.state_layout.tokens()
+        return super().from_env(env, preset=preset, **overrides)
+
+
+_SETTINGS = frozenset(PRESETS["tuned"])
+_KEYS = ("aux_key", "state_key", "inferred_key", "latent_key", "hypotheses_key", "mean_key")
+_CHOICES = {
+    "center": ("regression", "none"),
+    "denoiser": ("mlp", "unet"),
+    "tokens": ("flat", "entity"),
+    "levels": ("uniform", "noisy"),
+    "latent_prior": ("learned", "standard"),
+    "deterministic": ("sample", "prior_mean"),
+}
+
+
+def _check(settings: dict[str, Any], num_samples: int, sample: bool, latent_prior: str, deterministic: str) -> None:
+    """Raise a UserError for settings that cannot be meant."""
+    values = {**settings, "latent_prior": latent_prior, "deterministic": deterministic}
+    for name, known in _CHOICES.items():
+        if values[name] not in known:
+            raise unknown(name, values[name], known)
+    sizes = {name: settings[name] for name in ("width", "blocks", "latent_width", "latent_layers")}
+    for name, size in {**sizes, "num_samples": num_samples}.items():
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f"{name} expects an integer >= 1, got {size!r}.")
+    if not isinstance(settings["latent_dim"], int) or settings["latent_dim"] < 0:
+        raise UserError(f"latent_dim expects an integer >= 0 (0: no latent), got {settings['latent_dim']!r}.")
+    if settings["beta_kl"] < 0:
+        raise UserError(f"beta_kl expects a weight >= 0, got {settings['beta_kl']}: a negative one rewards a wrong prior.")
+    if not sample and settings["center"] == "none":
+        raise UserError("sample=False writes the mean, which needs center='regression', got center='none'.")
+
+
+def _make_denoiser(settings: dict[str, Any], d_s: int, d_x: int, d_z: int, index: Any) -> nn.Module:
+    size = {"steps": settings["diffusion_steps"], "width": settings["width"], "blocks": settings["blocks"]}
+    if settings["denoiser"] == "mlp":
+        return ResidualMLP(d_s, d_x, d_z, **size)
+    from globediff_torchrl.state_models.unet import ConditionalUNet1D
+
+    return ConditionalUNet1D(d_s, d_x, d_z, **size, tokens=settings["tokens"], token_index=index)

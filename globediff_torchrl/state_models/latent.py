@@ -1,0 +1,85 @@
+"""The latent z that selects a mode: prior p(z | x) and posterior q(z | x, s), diagonal Gaussians (Eqs. 3 and 4)."""
+
+import torch
+from torch import Tensor, nn
+
+LOG_VARIANCE_RANGE = (-8.0, 4.0)  # keeps the KL finite when a network extrapolates
+
+
+def mlp(sizes: list[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Linear layers of the given sizes with an activation between them, none after the last."""
+    layers: list[nn.Module] = []
+    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:])):
+        layers.append(nn.Linear(a, b))
+        if i < len(sizes) - 2:
+            layers.append(activation())
+    return nn.Sequential(*layers)
+
+
+class _Gaussian(nn.Module):
+    def __init__(self, in_dim: int, latent_dim: int, width: int, layers: int):
+        super().__init__()
+        self.net = mlp([in_dim, *[width] * layers, 2 * latent_dim])
+        # start as N(~0, 1): the first KL is then near 0 and does not swamp the first steps
+        nn.init.zeros_(self.net[-1].bias)
+        with torch.no_grad():
+            self.net[-1].weight.mul_(0.1)
+
+    def _split(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.net(inputs).chunk(2, -1)
+        return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
+
+
+class LatentPrior(_Gaussian):
+    """p(z | x): what z to try when only x is known (Eq. 3; Table 3: 3 x 1024 ReLU).
+
+    ``forward(x [..., d_x]) -> (mean [..., d_z], log-variance [..., d_z])``, the log-variance clamped to [-8, 4].
+
+    Example:
+        >>> mean, log_variance = LatentPrior(aux_dim=8, latent_dim=16)(torch.randn(5, 8))
+    """
+
+    def __init__(self, aux_dim: int, latent_dim: int = 16, width: int = 1024, layers: int = 3):
+        super().__init__(aux_dim, latent_dim, width, layers)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(x)
+
+
+class LatentPosterior(_Gaussian):
+    """q(z | x, s): the z that the true state calls for; used in training only (Eq. 4; Table 3).
+
+    ``forward(x [..., d_x], s [..., d_s]) -> (mean [..., d_z], log-variance [..., d_z])``.
+
+    Example:
+        >>> mean, log_variance = LatentPosterior(8, 12, 16)(torch.randn(5, 8), torch.randn(5, 12))
+    """
+
+    def __init__(self, aux_dim: int, state_dim: int, latent_dim: int = 16, width: int = 1024, layers: int = 3):
+        super().__init__(aux_dim + state_dim, latent_dim, width, layers)
+
+    def forward(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(torch.cat([x, s], -1))
+
+
+def sample_gaussian(mean: Tensor, log_variance: Tensor, noise: Tensor | None = None) -> Tensor:
+    """``mean + std * noise``, differentiable in mean and log-variance (the reparametrisation of Eq. 10)."""
+    noise = torch.randn_like(mean) if noise is None else noise
+    return mean + (0.5 * log_variance).exp() * noise
+
+
+def gaussian_kl(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
+    """KL(q || p) of two diagonal Gaussians given as (mean, log-variance), summed over the last dim (Eq. 10)."""
+    (q_mean, q_log), (p_mean, p_log) = q, p
+    return 0.5 * (p_log - q_log + (q_log - p_log).exp() + (q_mean - p_mean) ** 2 * (-p_log).exp() - 1).sum(-1)
+
+
+def active_units(posterior_mean: Tensor, threshold: float = 0.01) -> Tensor:
+    """Number of latent dims whose posterior mean varies over the batch by more than ``threshold`` (Burda et al. 2016).
+
+    Args:
+        posterior_mean: ``[M, d_z]``.
+    """
+    if posterior_mean.shape[0] < 2:
+        return torch.zeros((), device=posterior_mean.device)
+    return (posterior_mean.var(0) > threshold).sum().float()

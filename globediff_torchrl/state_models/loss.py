@@ -1,0 +1,118 @@
+"""The loss of GlobeDiff (Eq. 10)."""
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.objectives import LossModule
+
+from globediff_torchrl import keys
+from globediff_torchrl.state_models.base import masked_mean, squared_error
+from globediff_torchrl.state_models.globediff import GlobeDiff
+from globediff_torchrl.state_models.latent import active_units, gaussian_kl, sample_gaussian
+from globediff_torchrl.state_models.sampler import training_target
+
+NOISIEST_WEIGHT = 4.4  # of level K against level 1, where levels="noisy"
+
+
+def level_probabilities(levels: str, steps: int) -> Tensor:
+    """Probability of each k = 1..K in training, ``[K]``.
+
+    ``"uniform"`` is Eq. 10's; ``"noisy"`` rises linearly with k to 4.4 times level 1's (K = 5: .07 .14 .20 .26 .33):
+    the noisy levels decide which mode is drawn and are the hard ones.
+    """
+    if levels == "uniform" or steps == 1:
+        return torch.full((steps,), 1 / steps)
+    weights = torch.linspace(1.0, NOISIEST_WEIGHT, steps)
+    return weights / weights.sum()
+
+
+class GlobeDiffLoss(LossModule):
+    """Denoising error + beta_KL KL(q(z | x, s) || p(z | x)), and the regression's error where centred (Eq. 10).
+
+    Reads ``("agents", "aux_observation")`` ``[*B, n, d_x]``, ``"state"`` ``[*B, d_s]`` or ``[*B, n, d_s]``, and
+    ``("agents", "active_mask")`` ``[*B, n, 1]`` if it is there: dead agents do not count.
+
+    Writes ``loss_diffusion`` (mean over dims of the squared error), ``loss_kl`` (times beta_KL), ``loss_center``, and
+    detached ``kl`` (nats, summed over latent dims) and ``active_units`` (Burda et al. 2016).
+
+    The regression's mean enters the diffusion's target detached: each part has its own objective.
+
+    Args:
+        model: the GlobeDiff to train.
+
+    Attributes:
+        center_only: True leaves the diffusion out (the regression is trained first).
+
+    Example:
+        >>> loss = GlobeDiffLoss(GlobeDiff(aux_dim=8, state_dim=12))
+        >>> td = TensorDict({("agents", "aux_observation"): torch.randn(5, 3, 8), "state": torch.randn(5, 12)}, [5])
+        >>> loss(td)["loss_diffusion"].shape
+        torch.Size([])
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        aux_observation: NestedKey = keys.AUX_OBSERVATION
+        state: NestedKey = keys.STATE
+        active_mask: NestedKey = keys.ACTIVE_MASK
+
+    default_keys = _AcceptedKeys
+
+    def __init__(self, model: GlobeDiff):
+        super().__init__()
+        self.model = model
+        self.center_only = False
+        self.set_keys(aux_observation=model.aux_key, state=model.state_key)
+        probabilities = level_probabilities(model.levels, model.schedule.steps)
+        self.register_buffer("level_cdf", probabilities.cumsum(0)[:-1], persistent=False)
+        self.out_keys = ["loss_diffusion"]
+        if model.centred:
+            self.out_keys.append("loss_center")
+        if model.prior is not None:
+            self.out_keys += ["loss_kl", "kl", "active_units"]
+
+    @property
+    def functional(self) -> bool:
+        """The model is trained as it is, not through a copy of its parameters."""
+        return False
+
+    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
+        self.in_keys = [self.tensor_keys.aux_observation, self.tensor_keys.state]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The terms above as a tensordict of scalars."""
+        model, names = self.model, self.tensor_keys
+        x, s, weights = model.training_pairs(tensordict, names.aux_observation, names.state, names.active_mask)
+        out = {}
+        if model.centred:
+            mean = model.regression(x)
+            out["loss_center"] = masked_mean(squared_error(mean, s), weights)
+            if self.center_only:
+                return TensorDict(out, [])
+            s = (s - mean.detach()) / model.residual_scale
+        z = None
+        if model.posterior is not None:
+            q = model.posterior(x, s)
+            z = sample_gaussian(*q)
+            if model.prior is not None:
+                kl = masked_mean(gaussian_kl(q, model.prior(x)), weights)
+                out |= {"loss_kl": model.beta_kl * kl, "kl": kl.detach(), "active_units": active_units(q[0].detach())}
+        out["loss_diffusion"] = masked_mean(self._denoising_error(x, z, s), weights)
+        return TensorDict(out, [])
+
+    def _denoising_error(self, x: Tensor, z: Tensor | None, s: Tensor) -> Tensor:
+        """Squared error at one random level for each row, ``[M]``."""
+        model = self.model
+        k = self._draw_levels(s.shape[0])
+        noise = torch.randn_like(s)
+        s_k = model.schedule.add_noise(s, noise, k)
+        out = model.denoiser(s_k, model.denoiser.step_table()[k], model.denoiser.condition(x, z))
+        return squared_error(out, training_target(model.sampler.prediction, s, noise, model.schedule.alpha_bar[k]))
+
+    def _draw_levels(self, rows: int) -> Tensor:
+        """k for each row, ``[M]``: stratified over the batch, then shuffled, which halves the gradient's noise."""
+        u = (torch.arange(rows, device=self.level_cdf.device) + torch.rand(rows, device=self.level_cdf.device)) / rows
+        u = u[torch.randperm(rows, device=u.device)]
+        return 1 + torch.searchsorted(self.level_cdf, u, right=True)

@@ -1,0 +1,114 @@
+"""The regressor: s_hat = f(x), the mean of all states that x allows."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import dispatch
+from torch import nn
+from torchrl.objectives import LossModule
+
+from globediff_torchrl import keys
+from globediff_torchrl.errors import unknown
+from globediff_torchrl.state_models.base import StateModel, masked_mean, squared_error
+from globediff_torchrl.state_models.latent import mlp
+
+REGRESSOR_PRESETS = {
+    "paper": {"width": 1024, "layers": 4, "activation": "relu"},  # Table 4, MLP
+    "tuned": {"width": 256, "layers": 2, "activation": "silu"},  # as the regression inside a centred GlobeDiff
+}
+_ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
+
+
+class MLPStateModel(StateModel):
+    """Infer the state by regression, MAPPO (MLP) of the paper: one point, the average of what x allows.
+
+    Reads ``("agents", "aux_observation")`` ``[*B, n, d_x]``; writes ``("agents", "inferred_state")`` and
+    ``("agents", "inferred_mean")`` ``[*B, n, d_s]``, which are equal.
+
+    Args:
+        aux_dim, state_dim: d_x and d_s.
+        preset: ``"tuned"`` (2 x 256) or ``"paper"`` (4 x 1024, Table 4). width, layers: override it.
+        mean_key: tensordict key; the others as :class:`StateModel`.
+
+    Raises:
+        UserError: an unknown preset; in forward, a missing or wrongly shaped x.
+
+    Example:
+        >>> model = MLPStateModel(aux_dim=8, state_dim=12)
+        >>> model(TensorDict({("agents", "aux_observation"): torch.randn(5, 3, 8)}, [5]))
+    """
+
+    def __init__(
+        self,
+        aux_dim: int,
+        state_dim: int,
+        preset: str = "tuned",
+        *,
+        width: int | None = None,
+        layers: int | None = None,
+        mean_key: NestedKey = keys.INFERRED_MEAN,
+        **common: Any,
+    ):
+        super().__init__(aux_dim, state_dim, **common)
+        if preset not in REGRESSOR_PRESETS:
+            raise unknown("preset", preset, REGRESSOR_PRESETS)
+        settings = REGRESSOR_PRESETS[preset]
+        self.preset = preset
+        self.mean_key = tuple(mean_key) if isinstance(mean_key, list) else mean_key
+        width, layers = width or settings["width"], layers or settings["layers"]
+        self.net = mlp([aux_dim, *[width] * layers, state_dim], _ACTIVATIONS[settings["activation"]])
+        self.out_keys = [self.inferred_key, self.mean_key]
+        self.config = {
+            "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "width": width, "layers": layers,
+            "mean_key": self.mean_key, **common,
+        }  # fmt: skip
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the mean state to both out_keys."""
+        x, lead, n = self.read_aux(tensordict)
+        mean = self.restore_state(self.net(x))
+        self.write(tensordict, self.inferred_key, mean, lead, n)
+        self.write(tensordict, self.mean_key, mean, lead, n)
+        return tensordict
+
+    def make_loss(self) -> "RegressorLoss":
+        """The :class:`RegressorLoss` of this model."""
+        return RegressorLoss(self)
+
+
+class RegressorLoss(LossModule):
+    """Mean squared error of the standardised state.
+
+    Reads ``("agents", "aux_observation")``, ``"state"`` and, if there is one, ``("agents", "active_mask")``, shapes as
+    GlobeDiffLoss. Writes ``loss_regression``.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        aux_observation: NestedKey = keys.AUX_OBSERVATION
+        state: NestedKey = keys.STATE
+        active_mask: NestedKey = keys.ACTIVE_MASK
+
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_regression"]  # noqa: RUF012  (LossModule's own convention)
+
+    def __init__(self, model: MLPStateModel):
+        super().__init__()
+        self.model = model
+        self.set_keys(aux_observation=model.aux_key, state=model.state_key)
+
+    @property
+    def functional(self) -> bool:
+        """The model is trained as it is, not through a copy of its parameters."""
+        return False
+
+    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
+        self.in_keys = [self.tensor_keys.aux_observation, self.tensor_keys.state]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The loss as a tensordict of one scalar."""
+        names = self.tensor_keys
+        x, s, weights = self.model.training_pairs(tensordict, names.aux_observation, names.state, names.active_mask)
+        return TensorDict({"loss_regression": masked_mean(squared_error(self.model.net(x), s), weights)}, [])

@@ -1,0 +1,48 @@
+"""The oracle: the true state in place of the inferred one, the ceiling of every comparison."""
+
+from typing import Any
+
+from tensordict import TensorDictBase
+from tensordict.nn import dispatch
+
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.state_models.base import StateModel, _names
+
+
+class OracleStateModel(StateModel):
+    """Copy ``"state"`` to ``("agents", "inferred_state")``. The only state model that reads it: no result of a method.
+
+    Reads ``"state"`` ``[*B, d_s]`` or ``[*B, n, d_s]`` and ``("agents", "aux_observation")`` (for the number of agents
+    alone); writes ``("agents", "inferred_state")`` ``[*B, n, d_s]``. There is nothing to train: :meth:`make_loss` gives None.
+
+    Args:
+        aux_dim, state_dim, and the keys: as :class:`StateModel`.
+
+    Raises:
+        UserError: the state is missing or has another size.
+
+    Example:
+        >>> OracleStateModel(aux_dim=8, state_dim=12).in_keys
+        [('agents', 'aux_observation'), 'state']
+    """
+
+    def __init__(self, aux_dim: int, state_dim: int, **common: Any):
+        super().__init__(aux_dim, state_dim, **common)
+        self.in_keys = [self.aux_key, self.state_key]
+        self.config = {"aux_dim": aux_dim, "state_dim": state_dim, **common}
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the true state for each agent."""
+        x, s = tensordict.get(self.aux_key, None), tensordict.get(self.state_key, None)
+        if x is None or s is None:
+            missing = self.aux_key if x is None else self.state_key
+            raise UserError(f"OracleStateModel expects {missing!r}, the tensordict holds {_names(tensordict)}.")
+        self._check_dim(self.state_key, s, self.state_dim)
+        if s.ndim == x.ndim - 1:
+            s = s.unsqueeze(-2).expand(*x.shape[:-1], self.state_dim).contiguous()
+        return tensordict.set(self.inferred_key, s)
+
+    def make_loss(self) -> None:
+        """None: nothing to train."""
+        return None

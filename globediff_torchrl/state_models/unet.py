@@ -1,0 +1,134 @@
+"""The paper's denoiser: a one-dimensional U-Net (Section 4.3 and Appendix D), over the state or over its entities."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from globediff_torchrl.state_models.denoisers import STEP_FEATURES, sinusoidal_steps
+from globediff_torchrl.state_models.tokens import Tokens
+
+MAX_HALVINGS = 3  # a down-sampling factor of 8 (Table 4)
+KERNEL = 5
+GROUPS = 8
+
+
+class _ConvBlock(nn.Sequential):
+    """Convolution, GroupNorm, Mish. A 2-D convolution of height 1: in channels-last layout faster than a 1-D one."""
+
+    def __init__(self, inside: int, outside: int):
+        super().__init__(
+            nn.Conv2d(inside, outside, (1, KERNEL), padding=(0, KERNEL // 2)),
+            nn.GroupNorm(math.gcd(GROUPS, outside), outside),
+            nn.Mish(),
+        )
+
+
+class _ResidualBlock(nn.Module):
+    """Two conv blocks with x, z and k added between them, and a skip."""
+
+    def __init__(self, inside: int, outside: int):
+        super().__init__()
+        self.channels = outside
+        self.first, self.second = _ConvBlock(inside, outside), _ConvBlock(outside, outside)
+        self.skip = nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
+
+    def forward(self, h: Tensor, shift: Tensor) -> Tensor:
+        return self.second(self.first(h) + shift[..., None, None]) + self.skip(h)
+
+
+class ConditionalUNet1D(nn.Module):
+    """U-Net of residual convolution blocks along the state; x, z and k shift every block. The contract of denoisers.py.
+
+    Args:
+        state_dim, aux_dim, latent_dim, steps: d_s, d_x, d_z (0 for none), K.
+        width: channels at full resolution; they double at each halving.
+        blocks: residual blocks a level (Table 4: 2).
+        tokens: ``"flat"``, the state vector as a sequence of d_s positions (the paper); ``"entity"``, one entity a
+            position, its features as channels: several times faster, and what the layout means.
+        token_index: ``[entities, channels]``, for ``"entity"``; see :class:`Tokens`.
+
+    The length is halved up to three times (a factor of 8, Table 4), less often where under four positions would be left.
+
+    Raises:
+        UserError: an index that does not fit the state.
+
+    Example:
+        >>> net = ConditionalUNet1D(state_dim=24, aux_dim=8, latent_dim=0, steps=5)
+        >>> net(torch.randn(3, 24), net.step_table()[5], net.condition(torch.randn(3, 8), None)).shape
+        torch.Size([3, 24])
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        aux_dim: int,
+        latent_dim: int,
+        steps: int,
+        width: int = 32,
+        blocks: int = 2,
+        tokens: str = "flat",
+        token_index: Tensor | list[list[int]] | None = None,
+    ):
+        super().__init__()
+        self.tokens = Tokens(state_dim, tokens, token_index)
+        halvings = max(0, min(MAX_HALVINGS, int(math.log2(max(self.tokens.length, 4) / 4))))
+        sizes = [width * 2**i for i in range(halvings + 1)]
+        self.enter = nn.Conv2d(self.tokens.channels, width, 1)
+        # entities differ by their place; the paper's flat convolution knows no place but the borders
+        self.place = nn.Parameter(torch.zeros(1, width, 1, self.tokens.length)) if tokens == "entity" else None
+        self.down = nn.ModuleList(_level(a, b, blocks) for a, b in zip([width, *sizes[:-1]], sizes))
+        self.halve = nn.ModuleList(nn.Conv2d(c, c, (1, 3), (1, 2), (0, 1)) for c in sizes[:-1])
+        self.up = nn.ModuleList(_level(a + b, b, blocks) for a, b in zip(sizes[:0:-1], sizes[-2::-1]))
+        self.leave = nn.Sequential(_ConvBlock(width, width), nn.Conv2d(width, self.tokens.channels, 1))
+        self.sizes = [block.channels for level in [*self.down, *self.up] for block in level]
+        self.register_buffer("step_features", sinusoidal_steps(steps))
+        hidden = 4 * width
+        self.embed_step = nn.Sequential(nn.Linear(STEP_FEATURES, hidden), nn.Mish(), nn.Linear(hidden, sum(self.sizes)))
+        self.embed_aux = nn.Linear(aux_dim, hidden)
+        self.embed_latent = nn.Linear(latent_dim, hidden, bias=False) if latent_dim else None
+        self.embed = nn.Sequential(nn.Mish(), nn.Linear(hidden, hidden), nn.Mish(), nn.Linear(hidden, sum(self.sizes)))
+        nn.init.zeros_(self.leave[-1].weight)
+        nn.init.zeros_(self.leave[-1].bias)
+        self.to(memory_format=torch.channels_last)
+
+    def condition(self, x: Tensor, z: Tensor | None) -> Tensor:
+        """``[..., d_x], [..., d_z] -> [..., c]``, the shifts of all blocks."""
+        hidden = self.embed_aux(x)
+        if self.embed_latent is not None:
+            hidden = hidden + self.embed_latent(z)
+        return self.embed(hidden)
+
+    def step_table(self) -> Tensor:
+        """``[K + 1, c]``, one row for each step."""
+        return self.embed_step(self.step_features)
+
+    def forward(self, s_k: Tensor, step: Tensor, cond: Tensor) -> Tensor:
+        """``s_k [..., d_s]``, ``step`` a row of the table (or one a sample), ``cond`` -> output ``[..., d_s]``."""
+        shifts = (cond + step).expand(*s_k.shape[:-1], -1).reshape(-1, cond.shape[-1]).split(self.sizes, -1)
+        out = self._convolve(self.tokens.fold(s_k.reshape(-1, s_k.shape[-1])), iter(shifts))
+        return self.tokens.unfold(out).view(s_k.shape)
+
+    def _convolve(self, tokens: Tensor, shifts: "iter") -> Tensor:
+        """``[M, channels, length]`` to the same."""
+        h = self.enter(tokens.unsqueeze(2).contiguous(memory_format=torch.channels_last))
+        if self.place is not None:
+            h = h + self.place
+        skips = []
+        for i, level in enumerate(self.down):
+            for block in level:
+                h = block(h, next(shifts))
+            if i < len(self.halve):
+                skips.append(h)
+                h = self.halve[i](h)
+        for level in self.up:
+            skip = skips.pop()
+            h = nn.functional.interpolate(h, size=skip.shape[-2:], mode="nearest")
+            h = torch.cat([h, skip], 1)
+            for block in level:
+                h = block(h, next(shifts))
+        return self.leave(h).squeeze(2)
+
+
+def _level(inside: int, outside: int, blocks: int) -> nn.ModuleList:
+    return nn.ModuleList(_ResidualBlock(inside if i == 0 else outside, outside) for i in range(blocks))

@@ -1,0 +1,91 @@
+"""Everything that is compared is a composition of four parts: x, state model, what the actor reads, critic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, TensorDictModuleBase, TensorDictSequential
+from torchrl.envs import EnvBase
+from torchrl.modules import PopArtValueNorm, ValueNorm
+
+from globediff_torchrl import keys
+from globediff_torchrl.envs import make_env
+from globediff_torchrl.errors import unknown
+from globediff_torchrl.policies import make_actor, make_critic
+from globediff_torchrl.state_models import make_state_model
+from globediff_torchrl.training.config import as_dict
+
+INPUTS = {
+    "observation": keys.OBSERVATION,
+    "aux_observation": keys.AUX_OBSERVATION,
+    "last_action": keys.LAST_ACTION,
+    "agent_id": keys.AGENT_ID,
+    "time": keys.TIME,
+}
+
+
+@dataclass
+class Team:
+    """The modules of one algorithm.
+
+    Args:
+        state_model: infers the state, or None.
+        actor: the policy head, which the loss gets.
+        critic: V(s), read in training only.
+        value_norm: shared by critic and loss, or None.
+        policy: state model and actor in a row; what the collector and the evaluation run.
+    """
+
+    state_model: TensorDictModuleBase | None
+    actor: ProbabilisticTensorDictSequential
+    critic: TensorDictModule
+    value_norm: ValueNorm | None
+    policy: TensorDictModuleBase
+
+
+def env_from_config(config: DictConfig, num_envs: int | None = None, seed: int | None = None) -> EnvBase:
+    """The environment of a configuration; ``num_envs`` and ``seed`` for another copy of it."""
+    env = config.env
+    aux = config.algorithm.aux
+    return make_env(
+        f"{env.family}/{env.scenario}",
+        num_envs=env.num_envs if num_envs is None else num_envs,
+        aux=env.aux if aux == "default" else aux,
+        hide=env.hide if env.hide is None or isinstance(env.hide, str) else list(env.hide),
+        history=env.history,
+        seed=config.seed if seed is None else seed,
+        device=config.device,
+        max_steps=env.max_steps,
+        continuous_actions=env.continuous_actions,
+        **as_dict(env.kwargs),
+    )
+
+
+def make_team(config: DictConfig, env: EnvBase) -> Team:
+    """Builds the modules that ``config.algorithm`` and ``config.training`` describe.
+
+    Raises:
+        UserError: an unknown state model, input or preset; an input that the environment does not give.
+    """
+    algorithm, training = config.algorithm, config.training
+    unfit = [name for name in algorithm.inputs if name not in INPUTS]
+    if unfit:
+        raise unknown("actor input", unfit[0], INPUTS)
+    state_model = None
+    if algorithm.state_model is not None:
+        options = as_dict(algorithm.state_model)
+        state_model = make_state_model(options.pop("name"), env, **options).to(config.device)
+    actor = make_actor(
+        env,
+        state_model,
+        inputs=[INPUTS[name] for name in algorithm.inputs],
+        reads=algorithm.reads,
+        view=algorithm.view,
+        **as_dict(training.actor),
+    ).to(config.device)
+    value_norm = PopArtValueNorm(shape=1, device=torch.device(config.device)) if training.value_norm else None
+    critic = make_critic(env, value_norm, **as_dict(training.critic)).to(config.device)
+    policy = actor if state_model is None else TensorDictSequential(state_model, actor)
+    return Team(state_model, actor, critic, value_norm, policy)

@@ -1,0 +1,120 @@
+"""Configurations: the YAML groups under configs/, composed by hydra, checked before anything is built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from globediff_torchrl.errors import UserError, unknown
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def config_dir() -> Path:
+    """The folder of the YAML files: beside the package in a checkout, inside it where it was installed."""
+    for folder in (PACKAGE.parent / "configs", PACKAGE / "configs"):
+        if (folder / "vmas.yaml").exists():
+            return folder
+    raise UserError(f"configs/ was found neither beside nor inside {PACKAGE}; reinstall the package.")
+
+
+def choices(group: str) -> list[str]:
+    """The names that a group has, e.g. ``choices("algorithm")``."""
+    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+
+
+def compose(family: str = "vmas", overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration that ``python benchmarks/<family>.py <overrides>`` would run.
+
+    Raises:
+        UserError: a group or an entry of that name does not exist.
+    """
+    for override in overrides:
+        group, _, value = override.partition("=")
+        if group in ("algorithm", "experiment", "training", "env") and value not in choices(group):
+            raise unknown(group, value, choices(group))
+    try:
+        with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return hydra.compose(config_name=family, overrides=list(overrides))
+    except HydraException as error:
+        raise UserError(f"the configuration does not fit: {' '.join(str(error).split())}") from error
+
+
+POSITIVE = (
+    "total_frames",
+    "threads",
+    "env.num_envs",
+    "training.epochs",
+    "training.minibatches",
+    "training.lr",
+    "training.critic_lr",
+    "training.max_grad_norm",
+    "evaluation.episodes",
+    "evaluation.final_episodes",
+    "pretrain.frames",
+    "pretrain.batch_size",
+    "pretrain.lr",
+    "state_model_update.every_episodes",
+    "state_model_update.batch_size",
+    "state_model_update.buffer_size",
+    "checkpoint.keep_last",
+)
+SHARES = ("training.gamma", "training.lmbda", "training.final_lr")
+NOT_NEGATIVE = (
+    "training.entropy_coeff",
+    "pretrain.steps",
+    "state_model_update.steps",
+    "evaluation.every_frames",
+    "checkpoint.every_frames",
+)
+CHOICES = {
+    "training.update_input": ("inferred", "true"),
+    "pretrain.behaviour": ("mappo", "random"),
+    "logger": ("csv", "tensorboard", "wandb", "none"),
+}
+
+
+def validate(config: DictConfig) -> None:
+    """Checks the numbers and names that hydra does not know the range of.
+
+    Raises:
+        UserError: names the entry, what it must be and what it is.
+    """
+
+    def check(name: str, fits: Any, expected: str) -> None:
+        value = OmegaConf.select(config, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):
+            raise UserError(f"{name} must be {expected}, got {value!r}.")
+
+    for name in POSITIVE:
+        check(name, lambda value: value > 0, "a number above 0")
+    for name in SHARES:
+        check(name, lambda value: 0 <= value <= 1, "between 0 and 1")
+    for name in NOT_NEGATIVE:
+        check(name, lambda value: value >= 0, "0 or more")
+    for name, known in CHOICES.items():
+        value = str(OmegaConf.select(config, name)).lower()
+        if value not in known:
+            raise unknown(name, value, known)
+
+
+def save(config: DictConfig, path: Path) -> None:
+    """Writes the resolved configuration beside the results, for the resume and for the reader."""
+    path.write_text(OmegaConf.to_yaml(config, resolve=True))
+
+
+def as_dict(node: Any) -> dict[str, Any]:
+    """A plain dictionary of a (possibly missing) section."""
+    return {} if node is None else OmegaConf.to_container(node, resolve=True)
+
+
+def fingerprint(config: DictConfig) -> str:
+    """What must not change between a run and its resume, as one line of JSON."""
+    sections = {name: as_dict(config[name]) for name in ("env", "algorithm", "training")}
+    return json.dumps({**sections, "seed": config.seed}, sort_keys=True)

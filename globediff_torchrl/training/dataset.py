@@ -1,0 +1,107 @@
+"""Offline data for the state model: pairs (x, s) on disk, memory-mapped, reusable by any run on the same task."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.envs import EnvBase
+from torchrl.trainers import Trainer
+from torchrl.trainers.trainers import TrainerHookBase
+from tqdm import tqdm
+
+from globediff_torchrl import keys
+from globediff_torchrl.errors import UserError
+
+META = "dataset.json"
+
+
+def pairs(batch: TensorDictBase, per_team: bool) -> TensorDictBase:
+    """The pairs (x, s) of a rollout, flattened over its batch dimensions.
+
+    Args:
+        batch: holds ``("agents", "aux_observation") [*B, n, d_x]`` and ``"state" [*B, d_s]``.
+        per_team: keep the first agent's x alone, where one inference serves the team.
+
+    Returns:
+        a tensordict of batch size ``[prod(*B)]`` with the same two keys and ``("agents", "active_mask")`` if given.
+    """
+    agents = batch.get(keys.AGENTS).select("aux_observation", "active_mask", strict=False)
+    chosen = TensorDict({keys.AGENTS: agents, keys.STATE: batch.get(keys.STATE)}, batch.batch_size)
+    if per_team:
+        chosen.set(keys.AGENTS, agents.apply(lambda value: value[..., :1, :], batch_size=batch.batch_size))
+    return chosen.reshape(-1)
+
+
+class PairWriter(TrainerHookBase):
+    """Writes the pairs (x, s) that pass by into a memory-mapped tensordict of a fixed number of frames.
+
+    A dataset counts as complete once :meth:`finish` has written its description: an interrupted one is started anew.
+
+    Args:
+        path: folder of the dataset.
+        frames: number of pairs to keep.
+        per_team: see :func:`pairs`.
+    """
+
+    def __init__(self, path: str | Path, frames: int, per_team: bool) -> None:
+        self.path = Path(path)
+        self.frames, self.per_team = frames, per_team
+        self.written = 0
+        self.data: TensorDictBase | None = None
+
+    def __call__(self, batch: TensorDictBase) -> None:
+        new = pairs(batch, self.per_team)[: self.frames - self.written]
+        if self.data is None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            empty = new[:1].expand(self.frames, *new.shape[1:])
+            self.data = empty.memmap_like(self.path)
+        self.data[self.written : self.written + len(new)] = new
+        self.written += len(new)
+
+    def finish(self, description: dict[str, Any]) -> TensorDictBase:
+        (self.path / META).write_text(json.dumps({**description, "frames": self.written}, indent=2))
+        return self.data[: self.written]
+
+    def register(self, trainer: Trainer, name: str = "pair_writer") -> None:
+        trainer.register_op("batch_process", self)
+
+
+def random_pairs(env: EnvBase, writer: PairWriter, horizon: int, progress: bool = True) -> None:
+    """Fills ``writer`` from uniformly random actions, in episodes of ``horizon`` steps."""
+    with torch.no_grad(), tqdm(total=writer.frames, desc="random behaviour", disable=not progress, leave=False) as bar:
+        while writer.written < writer.frames:
+            before = writer.written
+            writer(env.rollout(horizon, break_when_any_done=False))
+            bar.update(writer.written - before)
+
+
+def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> TensorDictBase | None:
+    """Opens a dataset, memory-mapped. Returns ``None`` where there is no complete one.
+
+    Args:
+        path: folder of the dataset.
+        expected: entries that its description must have, e.g. the sizes of x and s.
+
+    Raises:
+        UserError: the dataset was collected for something else.
+    """
+    path = Path(path)
+    if not (path / META).exists():
+        return None
+    try:
+        description = json.loads((path / META).read_text())
+        data = TensorDict.load_memmap(path)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"the dataset in {path} cannot be read ({error}). Delete the folder to collect it anew.") from error
+    for name, value in (expected or {}).items():
+        if description.get(name) != value:
+            raise UserError(
+                f"the dataset in {path} has {name} = {description.get(name)!r}, but this run needs {value!r}. "
+                f"Pass another pretrain.dataset, or delete the folder to collect it anew."
+            )
+    return data[: description["frames"]]

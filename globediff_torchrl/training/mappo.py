@@ -1,0 +1,231 @@
+"""MAPPO's update as hooks of TorchRL's Trainer: advantages, minibatches, one optimisation step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
+from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
+from torchrl.modules import ValueNorm
+from torchrl.objectives import ValueEstimators
+from torchrl.objectives.multiagent import MAPPOLoss
+from torchrl.trainers import Trainer
+from torchrl.trainers.trainers import OptimizationStepper, TrainerHookBase
+
+from globediff_torchrl import keys
+from globediff_torchrl.errors import TrainingError
+
+
+def make_loss(
+    actor: ProbabilisticTensorDictSequential,
+    critic: TensorDictModule,
+    value_norm: ValueNorm | None,
+    *,
+    gamma: float,
+    lmbda: float,
+    clip_epsilon: float,
+    clip_value: bool,
+    entropy_coeff: float,
+    critic_coeff: float,
+) -> MAPPOLoss:
+    """TorchRL's ``MAPPOLoss`` with the project's keys and ``MultiAgentGAE`` as value estimator.
+
+    The loss gets the actor alone. It replays the ``inferred_state`` that the rollout stored: the ratio is 1 at the
+    first epoch, and no epoch pays for a denoising step. Advantages are normalised once, by :class:`Advantages`.
+    The entropy term is left out at ``entropy_coeff=0``: a tanh-normal has no closed form and would be sampled for it.
+    """
+    loss = MAPPOLoss(
+        actor,
+        critic,
+        value_norm=value_norm,
+        clip_epsilon=clip_epsilon,
+        clip_value=clip_value,
+        entropy_bonus=entropy_coeff > 0,
+        entropy_coeff=entropy_coeff,
+        critic_coeff=critic_coeff,
+        loss_critic_type="l2",
+        normalize_advantage=False,
+    )
+    loss.set_keys(
+        value=keys.STATE_VALUE,
+        advantage=keys.ADVANTAGE,
+        value_target=keys.VALUE_TARGET,
+        reward=keys.REWARD,
+        done=keys.DONE,
+        terminated=keys.TERMINATED,
+    )
+    loss.loss_mask_key = keys.ACTIVE_MASK
+    loss.make_value_estimator(ValueEstimators.MAGAE, gamma=gamma, lmbda=lmbda, deactivate_vmap=True)
+    return loss
+
+
+def normalize(advantage: torch.Tensor, active: torch.Tensor | None) -> torch.Tensor:
+    """Standardises ``[*B, n, 1]`` over the whole batch and all agents, by the statistics of the living ones."""
+    chosen = advantage if active is None else advantage[active.expand_as(advantage)]
+    return (advantage - chosen.mean()) / chosen.std().clamp(min=1e-5)
+
+
+class Advantages(TrainerHookBase):
+    """Generalised advantage estimates of a collected batch, normalised over the batch and the agents.
+
+    Reads the reward, ``done`` and ``terminated`` under ``"next"`` and the critic's inputs at both ends of each step:
+    after a truncation the value of the true last state is bootstrapped, after a termination it is not.
+    Writes ``advantage``, ``value_target`` and ``state_value``, each ``[B, T, n, 1]`` under ``"agents"``.
+    """
+
+    def __init__(self, loss: MAPPOLoss) -> None:
+        self.loss = loss
+
+    @torch.no_grad()
+    def __call__(self, batch: TensorDictBase) -> TensorDictBase:
+        self.loss.value_estimator(
+            batch,
+            params=self.loss.critic_network_params,
+            target_params=self.loss.target_critic_network_params,
+        )
+        active = batch.get(keys.ACTIVE_MASK, None)
+        return batch.set(keys.ADVANTAGE, normalize(batch.get(keys.ADVANTAGE), active))
+
+    def register(self, trainer: Trainer, name: str = "advantages") -> None:
+        trainer.register_op("batch_process", self)
+
+
+class TrueInferences(TrainerHookBase):
+    """``update_input=true``: the policy update reads the true state where the rollout read the inferred one.
+
+    That is the paper's Sec. 4.3. The probability ratio would then not be 1 before the first update, so the stored
+    log-probability is replaced by that of the stored action under the true state, once a batch.
+    """
+
+    def __init__(self, actor: ProbabilisticTensorDictSequential) -> None:
+        self.actor = actor
+        read = [keys.INFERRED_STATE, keys.INFERRED_MEAN, keys.HYPOTHESES]
+        self.inferences = [key for key in read if key in actor.in_keys]
+
+    @torch.no_grad()
+    def __call__(self, batch: TensorDictBase) -> TensorDictBase:
+        state = batch.get(keys.STATE)
+        for key in self.inferences:
+            truth = state
+            while truth.ndim < batch.get(key).ndim:
+                truth = truth.unsqueeze(-2)
+            batch.set(key, truth.expand_as(batch.get(key)).contiguous())
+        distribution = self.actor.get_dist(batch)
+        return batch.set(keys.ACTION_LOG_PROB, distribution.log_prob(batch.get(keys.ACTION)))
+
+    def register(self, trainer: Trainer, name: str = "true_inferences") -> None:
+        trainer.register_op("batch_process", self)
+
+
+class Minibatches(TrainerHookBase):
+    """Random minibatches without replacement from what the update reads of the last batch, and nothing else.
+
+    Args:
+        loss: names the keys to keep.
+        frames: frames in a batch.
+        minibatches: minibatches an epoch.
+    """
+
+    def __init__(self, loss: MAPPOLoss, frames: int, minibatches: int) -> None:
+        self.keys = [
+            *loss.actor_network.in_keys,
+            *loss.critic_network.in_keys,
+            keys.ACTION,
+            keys.ACTION_LOG_PROB,
+            keys.ADVANTAGE,
+            keys.VALUE_TARGET,
+            keys.STATE_VALUE,
+            keys.ACTIVE_MASK,
+        ]
+        self.buffer = TensorDictReplayBuffer(
+            storage=LazyTensorStorage(frames),
+            sampler=SamplerWithoutReplacement(),
+            batch_size=-(-frames // minibatches),
+        )
+
+    def extend(self, batch: TensorDictBase) -> None:
+        self.buffer.empty()
+        self.buffer.extend(batch.select(*self.keys, strict=False).reshape(-1))
+
+    def sample(self, batch: TensorDictBase) -> TensorDictBase:
+        return self.buffer.sample()
+
+    def register(self, trainer: Trainer, name: str = "minibatches") -> None:
+        trainer.register_op("batch_process", self.extend)
+        trainer.register_op("process_optim_batch", self.sample)
+
+
+class MAPPOStepper(OptimizationStepper):
+    """One backward pass over actor and critic loss; each network's gradient is clipped by its own norm.
+
+    Args:
+        optimizer: Adam with one parameter group for the actor and one for the critic. Adam works number by number,
+            so that this equals the two optimisers of MAPPO's reference.
+        max_grad_norm: bound of either norm.
+        frames: frames in a batch and in the whole run, for the linear decay.
+        final_lr: share of the learning rate that is left at the end; 1 for no decay.
+
+    Raises:
+        TrainingError: a loss or a gradient is not finite.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, max_grad_norm: float, frames: tuple[int, int], final_lr: float
+    ) -> None:
+        self.optimizer = optimizer
+        self.max_grad_norm = max_grad_norm
+        self.frames_per_batch, self.total_frames = frames
+        self.final_lr = final_lr
+        self.steps = 0
+
+    def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
+        passed = (trainer.collected_frames - self.frames_per_batch) / self.total_frames
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * (1 + (self.final_lr - 1) * min(passed, 1.0))
+        losses = trainer.compute_loss(sub_batch)
+        total = sum(value for name, value in losses.items() if name.startswith("loss_"))
+        total.backward()
+        norms = {
+            f"grad_norm_{group['name']}": torch.nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)
+            for group in self.optimizer.param_groups
+        }
+        self._check_finite(trainer, losses, norms)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+        scalars = {name: value.detach().mean() for name, value in losses.items()}
+        return TensorDict({**scalars, **norms})
+
+    @staticmethod
+    def _check_finite(trainer: Trainer, losses: Mapping[str, torch.Tensor], norms: Mapping[str, torch.Tensor]) -> None:
+        if torch.isfinite(torch.stack(list(norms.values()))).all():
+            return
+        bad = [name for name, value in [*losses.items(), *norms.items()] if not torch.isfinite(value).all()]
+        raise TrainingError(
+            f"{', '.join(bad)} became NaN or infinite at frame {trainer.collected_frames}; a finite value was expected. "
+            f"The weights before this step are in the last checkpoint: resume from it with a lower training.lr, or look "
+            f"for NaN in the observations."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.steps = state_dict["steps"]
+
+
+def make_optimizer(loss: MAPPOLoss, lr: float, critic_lr: float, eps: float) -> torch.optim.Adam:
+    """Adam over actor and critic, one group each."""
+    groups = [
+        {"name": "actor", "params": list(loss.actor_network_params.parameters()), "lr": lr, "initial_lr": lr},
+        {
+            "name": "critic",
+            "params": list(loss.critic_network_params.parameters()),
+            "lr": critic_lr,
+            "initial_lr": critic_lr,
+        },
+    ]
+    return torch.optim.Adam(groups, eps=eps, fused=True)

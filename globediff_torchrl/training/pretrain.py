@@ -1,0 +1,123 @@
+"""Pretraining of the state model, before the policy takes its first step on what it infers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torchrl.data import TensorDictReplayBuffer
+from torchrl.trainers import Trainer
+from torchrl.trainers.trainers import TrainerHookBase
+
+from globediff_torchrl import keys
+from globediff_torchrl.state_models import Fitter, fit
+from globediff_torchrl.training.dataset import PairWriter, load_dataset
+
+PROGRESS_FILE = "pretraining.pt"
+
+
+@dataclass
+class OfflineData:
+    """Where the offline pairs (x, s) come from.
+
+    Args:
+        path: folder of the dataset; used again where it is complete and fits.
+        frames: number of pairs.
+        behaviour: ``"mappo"`` or ``"random"``, recorded with the data.
+        expected: what a reused dataset must have been collected for.
+        collect: fills a writer by the behaviour policy.
+    """
+
+    path: Path
+    frames: int
+    behaviour: str
+    expected: dict[str, Any]
+    per_team: bool
+    collect: Callable[[PairWriter], None]
+
+    def get(self) -> TensorDictBase:
+        data = load_dataset(self.path, self.expected)
+        if data is None:
+            writer = PairWriter(self.path, self.frames, self.per_team)
+            self.collect(writer)
+            data = writer.finish({**self.expected, "behaviour": self.behaviour})
+        return data
+
+
+class Pretraining(TrainerHookBase):
+    """Runs before the first batch: offline data, :func:`fit`, and the data into the replay buffer.
+
+    A resumed run that has collected frames skips it; one that was interrupted within it goes on where it was.
+
+    Args:
+        trainer: to see how far a resumed run is.
+        model: the state model that the policy samples from.
+        fitter: owns the trained copy of the model and the optimiser; goes on to the online updates.
+        offline: the data.
+        replay_buffer: receives the offline data, so that online updates do not forget it.
+        steps: gradient steps; 0 leaves the model untrained.
+        batch_size: pairs in a step.
+        lr: peak learning rate.
+        output: folder for the progress of the fit.
+        seed: seed of the fit.
+        progress: show a progress bar.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        fitter: Fitter,
+        offline: OfflineData,
+        replay_buffer: TensorDictReplayBuffer,
+        *,
+        steps: int,
+        batch_size: int,
+        lr: float,
+        output: Path,
+        seed: int,
+        progress: bool,
+    ) -> None:
+        self.trainer, self.fitter, self.offline, self.replay_buffer = trainer, fitter, offline, replay_buffer
+        self.steps, self.batch_size, self.lr = steps, batch_size, lr
+        self.output, self.seed, self.progress = output, seed, progress
+        self.result: dict[str, Any] = {}
+
+    def __call__(self) -> None:
+        if self.trainer.collected_frames > 0 or self.steps == 0:
+            return
+        data = self.offline.get()
+        held_out = max(len(data) // 10, 1)
+        fit(
+            self.fitter.model,
+            data[:-held_out],
+            steps=self.steps,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            seed=self.seed,
+            fitter=self.fitter,
+            progress=self.progress,
+            checkpoint=self.output / PROGRESS_FILE,
+        )
+        self.replay_buffer.extend(data.to_tensordict())
+        self.result = {"pretraining/state_error": held_out_error(self.fitter.model, data[-held_out:])}
+        (self.output / PROGRESS_FILE).unlink(missing_ok=True)
+
+    def register(self, trainer: Trainer, name: str = "pretraining") -> None:
+        trainer.register_op("setup", self)
+
+
+@torch.no_grad()
+def held_out_error(model, data: TensorDictBase, limit: int = 4096) -> float:
+    """Squared error of the estimate on pairs that were not trained on, as a share of the mean predictor's (1)."""
+    data = data[:: max(len(data) // limit, 1)].to_tensordict()
+    state = data.get(keys.STATE)
+    inferred = model(data.select(*model.in_keys))
+    key = keys.INFERRED_MEAN if keys.INFERRED_MEAN in model.out_keys else keys.INFERRED_STATE
+    variance = state.var(0, correction=0)
+    error = (inferred.get(key) - state.unsqueeze(-2)).square().mean((0, 1))
+    varies = variance > 1e-8
+    return float((error[varies] / variance[varies]).mean())

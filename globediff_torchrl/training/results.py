@@ -1,0 +1,82 @@
+"""What a finished run leaves: a summary, a learning curve, the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from tensordict.nn import TensorDictModuleBase
+from torchrl.envs import EnvBase
+from tqdm import tqdm
+
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.evaluation.figures import learning_curve
+from globediff_torchrl.training.algorithms import env_from_config, make_team
+
+if TYPE_CHECKING:
+    from globediff_torchrl.training.trainer import MAPPOTrainer
+
+WEIGHTS = "policy.safetensors"
+
+
+def write_results(trainer: MAPPOTrainer) -> None:
+    """``summary.json``, ``learning_curve.png``, ``policy.safetensors`` beside ``config.yaml``; sets ``trainer.results``."""
+    rows, output = trainer.table.rows, trainer.output
+    last = rows[-1] if rows else {}
+    final = {name.removeprefix("final/"): value for name, value in last.items() if name.startswith("final/")}
+    trainer.results = {
+        "env": trainer.env.task.name,
+        "algorithm": trainer.config.algorithm.name,
+        "seed": trainer.config.seed,
+        "frames": trainer.collected_frames,
+        "complete": trainer.collected_frames >= trainer.total_frames,
+        "return_last_batch": last.get("return"),
+        **final,
+        **{name.removeprefix("time/"): value for name, value in last.items() if name.startswith("time/")},
+    }
+    (output / "summary.json").write_text(json.dumps(trainer.results, indent=2))
+    save_file({name: value.contiguous() for name, value in trainer.team.policy.state_dict().items()}, output / WEIGHTS)
+    if trainer.config.progress or trainer.config.logger != "none":
+        learning_curve(rows, output / "learning_curve.png", f"{trainer.config.algorithm.name} on {trainer.env.task.name}")
+        _say(trainer.results, output)
+
+
+def _say(results: dict[str, Any], output: Path) -> None:
+    if "deterministic/return" in results:
+        tqdm.write(
+            f"Final return {results['deterministic/return']:.3f} deterministic, {results['stochastic/return']:.3f} "
+            f"stochastic; {results['frames_per_second']:,.0f} frames a second."
+        )
+    tqdm.write(f"Results in {output}: summary.json, progress.csv, learning_curve.png, {WEIGHTS}, checkpoints/")
+
+
+def load_policy(run: str | Path, num_envs: int = 32, seed: int = 0) -> tuple[EnvBase, TensorDictModuleBase]:
+    """The environment and the trained policy of a run, from its ``config.yaml`` and ``policy.safetensors``.
+
+    Args:
+        run: the output folder of a training run.
+        num_envs: environments to simulate.
+        seed: of the environments.
+
+    Raises:
+        UserError: the folder holds no run, or its weights do not fit its configuration.
+
+    Example:
+        >>> env, policy = load_policy("runs/first")
+        >>> env.rollout(60, policy, break_when_any_done=False)["next", "agents", "episode_reward"][:, -1].mean()
+    """
+    run = Path(run)
+    for name in ("config.yaml", WEIGHTS):
+        if not (run / name).exists():
+            raise UserError(f"{run} has no {name}; expected the output folder of a run that has ended.")
+    config = OmegaConf.load(run / "config.yaml")
+    env = env_from_config(config, num_envs=num_envs, seed=seed)
+    policy = make_team(config, env).policy
+    try:
+        policy.load_state_dict(load_file(run / WEIGHTS))
+    except RuntimeError as error:
+        raise UserError(f"{run / WEIGHTS} does not fit {run / 'config.yaml'}: {str(error).splitlines()[0]}") from error
+    return env, policy
