@@ -1,6 +1,8 @@
 """Prior and posterior of the latent."""
 
 import torch
+from torch.distributions import Normal, kl_divergence
+
 from globediff_torchrl.state_models.latent import (
     LatentPosterior,
     LatentPrior,
@@ -8,7 +10,6 @@ from globediff_torchrl.state_models.latent import (
     gaussian_kl,
     sample_gaussian,
 )
-from torch.distributions import Normal, kl_divergence
 
 
 def test_kl_equals_that_of_torch_distributions():
@@ -31,7 +32,8 @@ def test_paper_sizes_are_three_hidden_layers_of_1024():
 
 
 def test_samples_have_the_given_moments_and_pass_the_gradient():
-    mean, log_variance = torch.full((100_000, 1), 0.5, requires_grad=True), torch.full((100_000, 1), -2.0, requires_grad=True)
+    mean = torch.full((100_000, 1), 0.5, requires_grad=True)
+    log_variance = torch.full((100_000, 1), -2.0, requires_grad=True)
     z = sample_gaussian(mean, log_variance)
     assert abs(z.mean().item() - 0.5) < 0.01
     assert abs(z.var().item() - torch.tensor(-2.0).exp().item()) < 0.01

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.schedule import NoiseSchedule
 
@@ -22,7 +23,7 @@ GOLDEN = {  # alpha_bar_1 .. alpha_bar_K, worked out by hand from the published 
     ("vp", 5): [math.exp(-0.1 * k / 5 - 9.9 * k**2 / 50) for k in range(1, 6)],
     ("vp", 1): [math.exp(-5.05)],
     # cos^2((1/2 + .008) / 1.008 pi/2) / cos^2(.008 / 1.008 pi/2), then beta = .999
-    ("cosine", 2): [cosine(1.016 / 2.016) / cosine(0.008 / 1.008), 0.001 * cosine(1.016 / 2.016) / cosine(0.008 / 1.008)],
+    ("cosine", 2): [share * cosine(1.016 / 2.016) / cosine(0.008 / 1.008) for share in (1, 0.001)],
 }
 
 

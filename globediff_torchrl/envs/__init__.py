@@ -3,7 +3,13 @@
 from globediff_torchrl.envs.auxiliary import AuxObservation, JointObservation, ObservationHistory
 from globediff_torchrl.envs.factory import available_envs, make_env, wrap_env
 from globediff_torchrl.envs.layout import Feature, FeatureLayout
-from globediff_torchrl.envs.snapshot import preserve_vmas_rng, set_vmas_rng_state, vmas_rng_state
+from globediff_torchrl.envs.snapshot import (
+    load_simulator_state,
+    preserve_vmas_rng,
+    set_vmas_rng_state,
+    simulator_state,
+    vmas_rng_state,
+)
 from globediff_torchrl.envs.task import Task, describe_hidden
 from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
 
@@ -21,9 +27,11 @@ __all__ = [
     "TimeFraction",
     "available_envs",
     "describe_hidden",
+    "load_simulator_state",
     "make_env",
     "preserve_vmas_rng",
     "set_vmas_rng_state",
+    "simulator_state",
     "vmas_rng_state",
     "wrap_env",
 ]

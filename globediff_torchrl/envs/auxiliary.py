@@ -68,7 +68,7 @@ class ObservationHistory(Transform):
     """Eq. 1: what each agent saw at t, t-1, ..., t-m.
 
     Reads ``("agents", "observation")`` ``[*B, n, d_o]``; writes ``("agents", "aux_observation")``
-    ``[*B, n, (m + 1) d_o]``, newest first; see :class:`FrameMemory`. Begins anew, environment by environment, at resets.
+    ``[*B, n, (m + 1) d_o]``, newest first; see :class:`FrameMemory`. Each environment begins anew when it is reset.
 
     Args:
         history: m, how many earlier frames (3 in the paper).

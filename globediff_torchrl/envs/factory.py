@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import vmas
-from torchrl.envs import EnvBase, RewardSum, StepCounter, TransformedEnv
+from torchrl.envs import Compose, EnvBase, RenameTransform, RewardSum, StepCounter, TransformedEnv
 
 from globediff_torchrl.envs.auxiliary import AuxObservation
 from globediff_torchrl.envs.hiding import resolve_hidden
@@ -16,7 +16,7 @@ from globediff_torchrl.envs.task import AUX_KINDS, Task
 from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
 from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.errors import UserError, unknown
-from globediff_torchrl.keys import ACTION, ACTION_MASK, AUX_OBSERVATION, EPISODE_REWARD, OBSERVATION, REWARD, STATE, SUCCESS
+from globediff_torchrl.keys import ACTION, AGENTS, AUX_OBSERVATION, EPISODE_REWARD, OBSERVATION, REWARD, STATE, SUCCESS
 
 STOCK_MAX_STEPS = 100
 
@@ -145,9 +145,8 @@ def wrap_env(
         )
     transforms += [StepCounter(max_steps), TimeFraction(max_steps)]
     transforms += [RewardSum(in_keys=[REWARD], out_keys=[EPISODE_REWARD])]
-    wrapped = TransformedEnv(env, *transforms[:1])
-    for transform in transforms[1:]:
-        wrapped.append_transform(transform)
+    # nested, not merged: behind a renaming transform the actions would have gone by their old name
+    wrapped = TransformedEnv(env, Compose(*transforms), auto_unwrap=False)
     spec = wrapped.observation_spec
     wrapped.base_env.task = Task(
         name=name or type(env).__name__,
@@ -158,7 +157,7 @@ def wrap_env(
         aux=aux,
         aux_dim=0 if aux is None else spec[AUX_OBSERVATION].shape[-1],
         max_steps=max_steps,
-        has_success=SUCCESS in spec.keys(),
+        has_success=SUCCESS in list(spec.keys()),
         continuous=action_spec.dtype.is_floating_point,
         description=description,
     )
@@ -171,7 +170,24 @@ def _check_aux(aux: str | None) -> None:
 
 
 def _rename_group(env: EnvBase, group: str) -> EnvBase:
-    return env
+    """The environment with every key under ``group`` moved to ``"agents"``."""
+    groups = {key[0] for key in env.full_action_spec.keys(True, True) if isinstance(key, tuple)}
+    if group not in groups:
+        raise unknown("group", group, sorted(groups))
+    if group == AGENTS:
+        return env
+    keys = [*env.observation_spec.keys(True, True), *env.reward_keys, *env.done_keys]
+    ours = [key for key in keys if isinstance(key, tuple) and key[0] == group]
+    actions = [key for key in env.action_keys if isinstance(key, tuple) and key[0] == group]
+    return TransformedEnv(
+        env,
+        RenameTransform(
+            in_keys=ours,
+            out_keys=[(AGENTS, *key[1:]) for key in ours],
+            in_keys_inv=actions,
+            out_keys_inv=[(AGENTS, *key[1:]) for key in actions],
+        ),
+    )
 
 
 def _check_keys(env: EnvBase) -> None:

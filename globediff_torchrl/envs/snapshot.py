@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,3 +86,107 @@ def preserve_vmas_rng() -> Iterator[None]:
         yield
     finally:
         Environment.vmas_random_state[:] = before
+
+
+# rebuilt in every step, or of no consequence for the simulation
+_SKIPPED = {"forces_dict", "torques_dict", "entity_index_map", "viewer"}
+_LEAVES = (str, bytes, int, float, complex, bool, type(None), type, Enum, FunctionType, MethodType, ModuleType)
+_TRANSFORMS = "transform"
+
+
+def simulator_state(env: EnvBase) -> dict[str, Tensor]:
+    """Copies of all tensors of a VMAS environment and of its transforms' memories, by the path that leads to them.
+
+    With :func:`vmas_rng_state` and the tensordict that the collector holds, it brings a run back exactly.
+
+    Args:
+        env: what :func:`~globediff_torchrl.envs.make_env` gives.
+
+    Returns:
+        path -> tensor; tensors that the simulator shares stay shared.
+    """
+    copies: dict[int, Tensor] = {}
+    state = {}
+    for path, tensor in _tensors(_vmas_environment(env), "simulator", set()):
+        state[path] = copies.setdefault(id(tensor), tensor.detach().clone())
+    for name, buffer in _memories(env):
+        state[f"{_TRANSFORMS}/{name}"] = buffer.clone()
+    return state
+
+
+def load_simulator_state(env: EnvBase, state: dict[str, Tensor]) -> None:
+    """Bring an environment made by the same call back to where :func:`simulator_state` was taken.
+
+    Raises:
+        UserError: where the environment has other parts, or another number of environments.
+    """
+    simulator = _vmas_environment(env)
+    present = dict(_tensors(simulator, "simulator", set()))
+    if not all(path in present or path.startswith(f"{_TRANSFORMS}/") for path in state):
+        # scenarios and scripted agents make some of their tensors in the first step
+        with preserve_vmas_rng():
+            simulator.step(simulator.get_random_actions())
+        present = dict(_tensors(simulator, "simulator", set()))
+    bound: dict[tuple, Tensor] = {}
+    for path, saved in state.items():
+        if path in present and present[path].shape != saved.shape:
+            shapes = f"shape {tuple(saved.shape)}, the environment's {tuple(present[path].shape)}"
+            raise UserError(f"The saved {path} has {shapes}: made with other arguments?")
+        if path.startswith(f"{_TRANSFORMS}/"):
+            *parents, name = path.split("/", 1)[1].split(".")
+            setattr(env.transform.get_submodule(".".join(parents)), name, saved.to(env.device, copy=True))
+            continue
+        # tensors that were one when saved are one again, also after torch.save and torch.load
+        storage = (saved.untyped_storage().data_ptr(), saved.storage_offset(), saved.shape, saved.stride())
+        _bind(simulator, path, bound.setdefault(storage, saved.to(simulator.device, copy=True)))
+
+
+def _vmas_environment(env: EnvBase) -> Environment:
+    base = env
+    while hasattr(base, "base_env"):
+        base = base.base_env
+    simulator = getattr(base, "_env", None)
+    if not isinstance(simulator, Environment):
+        raise UserError(f"Only VMAS environments have a simulator state to save, got {type(base).__name__}.")
+    return simulator
+
+
+def _memories(env: EnvBase) -> Iterator[tuple[str, Tensor]]:
+    transform = getattr(env, "transform", None)
+    if transform is not None:
+        yield from ((name, buffer) for name, buffer in transform.named_buffers() if name.endswith("memory.frames"))
+
+
+def _children(holder: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(holder, dict):
+        yield from ((str(index), value) for index, value in enumerate(holder.values()))
+    elif isinstance(holder, list | tuple):
+        yield from ((str(index), value) for index, value in enumerate(holder))
+    elif not isinstance(holder, _LEAVES):
+        yield from ((name, value) for name, value in getattr(holder, "__dict__", {}).items() if name not in _SKIPPED)
+
+
+def _tensors(holder: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    seen.add(id(holder))
+    for name, value in _children(holder):
+        if isinstance(value, Tensor):
+            yield f"{path}/{name}", value
+        elif id(value) not in seen and not isinstance(value, _LEAVES):
+            yield from _tensors(value, f"{path}/{name}", seen)
+
+
+def _bind(root: Any, path: str, value: Tensor) -> None:
+    *parents, name = path.split("/")[1:]
+    holder = root
+    for step in parents:
+        holder = dict(_children(holder)).get(step)
+    if isinstance(holder, dict) and int(name) < len(holder):
+        holder[list(holder)[int(name)]] = value
+    elif isinstance(holder, list) and int(name) < len(holder):
+        holder[int(name)] = value
+    elif isinstance(holder, tuple) and int(name) < len(holder):
+        holder[int(name)].copy_(value)
+    elif hasattr(holder, "__dict__"):
+        holder.__dict__[name] = value
+    else:
+        raise UserError(f"The environment has no {path} to bring back: made with other arguments?")

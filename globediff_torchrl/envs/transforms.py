@@ -10,7 +10,16 @@ from torchrl.data.tensor_specs import Bounded, Categorical, Composite, TensorSpe
 from torchrl.envs import Transform
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.keys import ACTION, ACTION_MASK, ACTIVE_MASK, AGENT_ID, LAST_ACTION, OBSERVATION, STEP_COUNT, TIME
+from globediff_torchrl.keys import (
+    ACTION,
+    ACTION_MASK,
+    ACTIVE_MASK,
+    AGENT_ID,
+    LAST_ACTION,
+    OBSERVATION,
+    STEP_COUNT,
+    TIME,
+)
 
 
 def reset_mask(tensordict: TensorDictBase, group: str = "agents") -> Tensor | None:
@@ -36,8 +45,7 @@ class HideFeatures(AlwaysWrites):
     Reads and writes ``("agents", "observation")`` ``[*B, n, d_o]``.
 
     Args:
-        visible: ``[n, d_o]`` (bool), False where a number is hidden; :func:`globediff_torchrl.envs.hiding.resolve_hidden`
-            makes it from feature names.
+        visible: ``[n, d_o]`` (bool), False where a number is hidden; ``hiding.resolve_hidden`` makes it from names.
         names: what is hidden, for ``repr``.
         key: the observation's key.
     """
@@ -166,7 +174,8 @@ class TimeFraction(AlwaysWrites):
         self.scale = 0.0 if max_steps is None else 1.0 / max_steps
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        return next_tensordict.set(self.out_keys[0], next_tensordict.get(self.in_keys[0]).to(torch.float32) * self.scale)
+        steps = next_tensordict.get(self.in_keys[0]).to(torch.float32)
+        return next_tensordict.set(self.out_keys[0], steps * self.scale)
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         shape = observation_spec[self.in_keys[0]].shape

@@ -14,7 +14,8 @@ from globediff_torchrl.envs.snapshot import vmas_stream
 from globediff_torchrl.envs.vmas_layouts import SUCCESS, observation_layout
 from globediff_torchrl.envs.vmas_state import read_state, state_layout
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.keys import ACTION, AGENTS, STATE, SUCCESS as SUCCESS_KEY
+from globediff_torchrl.keys import ACTION, AGENTS, STATE
+from globediff_torchrl.keys import SUCCESS as SUCCESS_KEY
 
 
 class StateVmasEnv(VmasEnv):
@@ -49,9 +50,7 @@ class StateVmasEnv(VmasEnv):
         self.het_specs, self.het_specs_map = False, {AGENTS: False}
         self._success = getattr(env.scenario, "success", None) or self._stock_success(env)
 
-        n, sizes = len(self.agent_names), self._observation_sizes(env)
-        self._width = max(sizes)
-        self._padded = min(sizes) < self._width
+        n, self._width = len(self.agent_names), max(self._observation_sizes(env))
         self.observation_layout: FeatureLayout = observation_layout(env, self.layout_name, self._width)
         self.state_layout: FeatureLayout = state_layout(env, self.layout_name)
 
@@ -130,7 +129,9 @@ class StateVmasEnv(VmasEnv):
             scenario.post_step()
             env.steps += 1
             # rewards come first, as in VMAS: scenarios compute in them what observations and done then read
-            rewards = torch.stack([scenario.reward(agent) for agent in env.agents], dim=1).unsqueeze(-1)
+            rewards = actions.new_empty((*self.batch_size, len(env.agents), 1), dtype=torch.float32)
+            for i, agent in enumerate(env.agents):
+                rewards[:, i, 0] = scenario.reward(agent).reshape(-1)
             return self._read(env, rewards)
 
     def _read(self, env: Environment, rewards: Tensor | None) -> TensorDict:
@@ -149,10 +150,12 @@ class StateVmasEnv(VmasEnv):
         return TensorDict(source, batch_size=self.batch_size, device=self.device)
 
     def _read_observations(self, env: Environment) -> Tensor:
-        rows = [env.scenario.observation(agent).flatten(1) for agent in env.agents]
-        if self._padded:
-            rows = [torch.nn.functional.pad(row, (0, self._width - row.shape[-1])) for row in rows]
-        return torch.stack(rows, dim=1).to(torch.float32)
+        # copied one by one, as VMAS does: a scenario may hand out the same tensor to the next agent
+        observations = torch.zeros((*self.batch_size, len(env.agents), self._width), device=self.device)
+        for i, agent in enumerate(env.agents):
+            row = env.scenario.observation(agent).flatten(1)
+            observations[:, i, : row.shape[-1]] = row
+        return observations
 
     def _read_info(self, env: Environment) -> TensorDict:
         infos = [env.scenario.info(agent) for agent in env.agents]

@@ -32,7 +32,7 @@ class Mixture:
 
 
 class Combat:
-    """A battle in 50 dims: 10 positions (which x tells), the enemies' hidden types (6 line-ups) and which one is hurt."""
+    """A battle in 50 dims: 10 positions (x tells them), the enemies' hidden types (6 line-ups), which one is hurt."""
 
     aux_dim, state_dim, enemies, types, lineups = 20, 50, 5, 5, 6
 
@@ -57,7 +57,7 @@ class Combat:
 
 
 class Ring:
-    """A curve in 12 dims without discrete modes: a uniform angle, whose range, centre and noise depend on x (6 dims)."""
+    """A curve in 12 dims without discrete modes: a uniform angle; its range, centre and noise depend on x (6 dims)."""
 
     aux_dim, state_dim, harmonics = 6, 12, 3
 

@@ -78,7 +78,7 @@ def make_actor(
     layer_norm: bool = False,
     input_norm: str = "running",
     gain: float = 0.01,
-    scale_init: float = 0.6,
+    scale_init: float = 1.5,
 ) -> ProbabilisticTensorDictSequential:
     """The actor pi(a_i | o_i, view of s_hat, agent id, time), to be put behind a state model.
 
@@ -100,7 +100,8 @@ def make_actor(
             inferred state, or ``"auto"``: ``"mean_sample"`` where the state model gives a mean, else ``"sample"``.
         view: ``"relative" | "absolute" | "auto"``, see :class:`EgoView`.
         gain: orthogonal gain of the last layer (.01 in MAPPO's reference: the first policy is near uniform).
-        scale_init: first standard deviation of a continuous action before the tanh.
+        scale_init: first standard deviation of a continuous action before the tanh. 1.5 makes the first actions nearly
+            uniform over the bounds: agents that move little in a step explore far too little with less.
 
     Example:
         >>> env = make_env("vmas/hunt", num_envs=4)
@@ -129,6 +130,10 @@ def make_actor(
         size += ego.size
     trunk = make_trunk(size, hidden_sizes, activation=activation, layer_norm=layer_norm, input_norm=input_norm)
     features = hidden_sizes[-1] if len(hidden_sizes) else size
+    if reads is not None and hidden_sizes:
+        # the mean speaks first: a sample beside it is noise to an untrained network, and is let in as it proves useful
+        first = next(layer for layer in trunk if isinstance(layer, nn.Linear))
+        first.weight.data[:, size - ego.extra :] = 0.0
     spec = env.full_action_spec[keys.ACTION]
     if isinstance(spec, Categorical):
         head = _CategoricalHead(agents, trunk, features, spec.space.n, gain)

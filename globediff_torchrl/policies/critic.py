@@ -39,16 +39,17 @@ def make_critic(
     env: EnvBase,
     value_norm: ValueNorm | None = None,
     *,
-    inputs: Sequence[NestedKey] = (keys.STATE, keys.TIME),
+    inputs: Sequence[NestedKey] = (keys.STATE,),
     hidden_sizes: Sequence[int] = (64, 64),
     activation: str = "tanh",
     layer_norm: bool = False,
     input_norm: str = "running",
 ) -> TensorDictModule:
-    """The critic V(s, t).
+    """The critic V(s).
 
     Reads:
-        the keys of ``inputs``: ``"state" [*B, d_s]`` and ``"time" [*B, 1]``.
+        the keys of ``inputs``, by default ``"state" [*B, d_s]``. Not the time: the value after a time limit is
+        bootstrapped, so that it does not depend on the time, and that of the last moment is never trained on.
 
     Writes:
         ``("agents", "state_value") [*B, n, 1]``; with team-wide inputs the same value for every agent.

@@ -102,6 +102,7 @@ class EgoView(TensorDictModuleBase):
         self.in_keys = list(READS[reads])
         self.out_keys = [out_key]
         self.size = state_dim * {"samples": hypotheses, "sample": 1, "mean": 1}.get(reads, 2)
+        self.extra = state_dim if reads in ("mean_sample", "mean_spread") else 0  # what stands behind the mean
         matrix = None
         if view != "absolute":
             try:

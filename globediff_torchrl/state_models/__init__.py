@@ -5,10 +5,26 @@ from globediff_torchrl.state_models.fit import fit
 from globediff_torchrl.state_models.fitter import Fitter
 from globediff_torchrl.state_models.globediff import GlobeDiff
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
+from globediff_torchrl.state_models.mlp import MLPStateModel, RegressorLoss
+from globediff_torchrl.state_models.oracle import OracleStateModel
+from globediff_torchrl.state_models.registry import STATE_MODELS, make_state_model
 from globediff_torchrl.state_models.sampler import DiffusionSampler
 from globediff_torchrl.state_models.schedule import NoiseSchedule
-
-from globediff_torchrl.state_models.registry import make_state_model
+from globediff_torchrl.state_models.vae import VAELoss, VAEStateModel
 
 __all__ = [
-    "make_state_model","DiffusionSampler", "Fitter", "GlobeDiff", "GlobeDiffLoss", "NoiseSchedule", "StateModel", "fit"]
+    "STATE_MODELS",
+    "DiffusionSampler",
+    "Fitter",
+    "GlobeDiff",
+    "GlobeDiffLoss",
+    "MLPStateModel",
+    "NoiseSchedule",
+    "OracleStateModel",
+    "RegressorLoss",
+    "StateModel",
+    "VAELoss",
+    "VAEStateModel",
+    "fit",
+    "make_state_model",
+]

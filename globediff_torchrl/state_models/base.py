@@ -52,7 +52,7 @@ class StateModel(TensorDictModuleBase):
         super().__init__()
         for name, size in (("aux_dim", aux_dim), ("state_dim", state_dim)):
             if not isinstance(size, int) or size < 1:
-                raise UserError(f"{type(self).__name__} expects {name} >= 1, got {size!r}: take it from the env's specs.")
+                raise UserError(f"{type(self).__name__} expects {name} >= 1, got {size!r}: see the env's specs.")
         if infer_per not in INFER_PER:
             raise unknown("infer_per", infer_per, INFER_PER)
         self.aux_dim, self.state_dim, self.infer_per = aux_dim, state_dim, infer_per
@@ -117,7 +117,7 @@ class StateModel(TensorDictModuleBase):
             )
         self._check_dim(self.aux_key, x, self.aux_dim)
         if x.ndim < 2:
-            raise UserError(f"{self.aux_key!r} expects shape [*B, n, {self.aux_dim}], got {list(x.shape)}: no agent dim.")
+            raise UserError(f"{self.aux_key!r} expects shape [*B, n, {self.aux_dim}], got {list(x.shape)}: agent dim?")
         n = x.shape[-2]
         if self.infer_per == "team":
             x = x[..., :1, :]
@@ -152,15 +152,16 @@ class StateModel(TensorDictModuleBase):
         mask = None if mask_key is None else tensordict.get(mask_key, None)
         if self.infer_per == "team":
             x = x[..., :1, :]
-        if s.ndim == x.ndim - 1:
-            s = s.unsqueeze(-2).expand(*x.shape[:-1], self.state_dim)
-        elif self.infer_per == "team":
+        own = s.ndim == x.ndim  # each agent's own state
+        if own and self.infer_per == "team":
             s = s[..., :1, :]
-        if s.shape[:-1] != x.shape[:-1]:
+        if s.shape[:-1] != (x.shape[:-1] if own else x.shape[:-2]):
             raise UserError(
                 f"{state_key!r} expects shape {[*x.shape[:-2], self.state_dim]} or {[*x.shape[:-1], self.state_dim]} "
                 f"beside {aux_key!r} {list(x.shape)}, got {list(s.shape)}: are they of the same steps?"
             )
+        if not own:
+            s = s.unsqueeze(-2).expand(*x.shape[:-1], self.state_dim)
         if mask is not None:
             mask = mask.any(-2, keepdim=True) if self.infer_per == "team" else mask
             mask = mask.reshape(-1).float()
@@ -175,7 +176,7 @@ class StateModel(TensorDictModuleBase):
                 "aux=history, or for another env?"
             )
         if not value.is_floating_point():
-            raise UserError(f"{type(self).__name__} expects {key!r} as floats, got {value.dtype}: convert with .float().")
+            raise UserError(f"{type(self).__name__} expects {key!r} as floats, got {value.dtype}: use .float().")
 
     # ------------------------------------------------------------------------------------------------------ files
     def save_pretrained(self, directory: str | Path) -> None:
@@ -292,7 +293,7 @@ def _names(tensordict: TensorDictBase) -> list:
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.is_file() or not (directory / "model.safetensors").is_file():
-        raise UserError(f"{directory} expects config.json and model.safetensors (save_pretrained writes them), not found.")
+        raise UserError(f"{directory} expects config.json and model.safetensors (see save_pretrained): not found.")
     try:
         config = json.loads(path.read_text())
     except json.JSONDecodeError as error:

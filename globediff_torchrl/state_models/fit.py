@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.state_models.base import StateModel
+from globediff_torchrl.state_models.base import StateModel, _names
 from globediff_torchrl.state_models.fitter import Fitter
 from globediff_torchrl.state_models.presets import FIT
 
-CENTER_SHARE = 0.25  # of the steps, for the regression of a centred model, before the diffusion starts
+CENTER_SHARE = 0.15  # of the steps, for the regression of a centred model, before the diffusion starts
 STATISTICS_ROWS = 200_000
 RESIDUAL_ROWS = 16_384
 WARM_UP = 0.03  # of the steps
@@ -31,7 +31,7 @@ class _Pairs:
         x, s = data.get(model.aux_key, None), data.get(model.state_key, None)
         if x is None or s is None:
             missing = model.aux_key if x is None else model.state_key
-            raise UserError(f"fit expects {missing!r} in the data, which hold {sorted(data.keys(True, True), key=str)}.")
+            raise UserError(f"fit expects {missing!r} in the data, which hold {_names(data)}.")
         self.mask = data.get(keys.ACTIVE_MASK, None)
         if x.shape[:-2].numel() == 0:
             raise UserError(f"fit expects data with at least one row, got batch size {list(x.shape[:-2])}.")
@@ -94,7 +94,7 @@ def fit(
 ) -> dict[str, list[float]]:
     """Train ``model`` in place on pairs (x, s) drawn at random (Section 4.3, "Training Mechanism").
 
-    A centred model trains its regression first, for a quarter of the steps; what it leaves open is then measured
+    A centred model trains its regression first, for 15 % of the steps; what it leaves open is then measured
     (``residual_scale``), and both go on together. The global random generator is left as it was found.
 
     Args:
@@ -104,7 +104,7 @@ def fit(
         steps, batch_size, lr, weight_decay: None takes the preset's (presets.py). A row of a batch is one (x, s) pair.
         ema: as :class:`Fitter`. seed: of the batches and the noise.
         progress: show a bar.
-        checkpoint: file to save to every ``checkpoint_every`` steps. If it is there, training continues from it, and ends
+        checkpoint: file to save to every ``checkpoint_every`` steps. If it is there, training goes on from it and ends
             as if it had not been interrupted.
         validation: data as above; its loss is recorded beside the training's.
         fitter: an existing one to continue with (its optimiser state is kept).
@@ -165,6 +165,8 @@ class _Run:
         lr = learning_rate(self.step, self.steps, self.lr)
         self.recent.append(self.fitter.step(batch, lr, center_only=self.step < self.center_steps))
         self.step += 1
+        if self.step == self.steps:
+            self.fitter.update_final_scale(*self.pairs.spread(RESIDUAL_ROWS))
         if self.step % LOG_EVERY == 0 or self.step == self.steps:
             self._record()
 
@@ -199,9 +201,9 @@ class _Run:
             state = torch.load(checkpoint, weights_only=True)
             plan, current = state["plan"], self._plan()
         except Exception as error:
-            raise UserError(f"{checkpoint} is no checkpoint of fit ({error}): delete it, or name another file.") from error
+            raise UserError(f"{checkpoint} is no checkpoint of fit ({error}): delete it.") from error
         if plan != current:
-            raise UserError(f"{checkpoint} was written with {plan}, this call has {current}: use the same, or another file.")
+            raise UserError(f"{checkpoint} was written with {plan}, this call has {current}: change one.")
         self.fitter.load_state_dict(state["fitter"])
         self.step, self.history, self.recent = state["step"], state["history"], state["recent"]
         self.generator.set_state(state["generator"])

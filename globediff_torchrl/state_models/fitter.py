@@ -67,9 +67,15 @@ class Fitter:
         self._copy_buffers()
 
     def update_residual_scale(self, x: Tensor, s: Tensor) -> None:
-        """Measure what the (averaged) regression leaves open, x ``[M, d_x]`` and s ``[M, d_s]``; centred models only."""
+        """Measure what the averaged regression leaves open, x ``[M, d_x]``, s ``[M, d_s]``; for centred models."""
         if self.model.centred:
             self.model.update_residual_scale(x, s)
+            self._copy_buffers()
+
+    def update_final_scale(self, x: Tensor, s: Tensor) -> None:
+        """Measure the spread that the last step leaves out, x ``[M, d_x]``, s ``[M, d_s]``; for GlobeDiff."""
+        if hasattr(self.model, "update_final_scale"):
+            self.model.update_final_scale(x, s)
             self._copy_buffers()
 
     def _copy_buffers(self) -> None:

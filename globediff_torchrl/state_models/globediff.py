@@ -42,6 +42,8 @@ class GlobeDiff(StateModel):
         schedule: ``"log_snr"``, ``"vp"``, ``"cosine"`` or ``"linear"``; ``schedule_options`` as NoiseSchedule's.
         prediction: ``"x0"``, ``"eps"`` (the paper) or ``"v"``. sampler: ``"ancestral"``, ``"ddim"``, ``"dpmpp"``.
         clip: bound on the estimate of s^0 in the steps, in standardised units.
+        final_noise: under RANDOM, add to s^0 what the last step's mean leaves out (measured at the end of ``fit``). Not
+            the misprint of Eq. 11, which adds beta_1: with one step this is the spread inside a mode.
         center: ``"regression"`` diffuses what a regression from x leaves open; ``"none"`` the whole state (the paper).
         latent_dim: d_z; 0 for no latent. latent_width, latent_layers: of prior and posterior (Table 3).
         latent_prior: ``"learned"``, or ``"standard"``: no prior network and no KL, z ~ N(0, I) at execution
@@ -78,6 +80,7 @@ class GlobeDiff(StateModel):
         prediction: str | None = None,
         sampler: str | None = None,
         clip: float | None = None,
+        final_noise: bool | None = None,
         center: str | None = None,
         latent_dim: int | None = None,
         latent_width: int | None = None,
@@ -110,6 +113,8 @@ class GlobeDiff(StateModel):
         settings = {**PRESETS[preset], **given}
         if settings["beta_kl"] is None:
             settings["beta_kl"] = default_beta_kl(settings["diffusion_steps"])
+        if settings["final_noise"] is None:  # from three steps on, what the last step leaves out is too little to matter
+            settings["final_noise"] = settings["diffusion_steps"] <= 2
         if isinstance(token_index, Tensor):
             token_index = token_index.tolist()
         _check(settings, num_samples, sample, latent_prior, deterministic)
@@ -134,6 +139,8 @@ class GlobeDiff(StateModel):
         d_x, d_s, d_z = self.aux_dim, self.state_dim, self.latent_dim
         self.regression = mlp([d_x, width, width, d_s], nn.SiLU) if self.centred else None
         self.register_buffer("residual_scale", torch.ones(d_s))
+        self.final_noise = settings["final_noise"]
+        self.register_buffer("final_scale", torch.zeros(d_s))
         size = {"width": settings["latent_width"], "layers": settings["latent_layers"]}
         learned = d_z > 0 and self.latent_prior == "learned"
         self.prior = LatentPrior(d_x, d_z, **size) if learned else None
@@ -199,6 +206,8 @@ class GlobeDiff(StateModel):
         cond = self.denoiser.condition(x.unsqueeze(1), z)
         steps = self.denoiser.step_table().unbind()
         s = self.sampler(lambda s_k, k: self.denoiser(s_k, steps[k], cond), start, stochastic=random)
+        if random and self.final_noise:
+            s = torch.addcmul(s, torch.randn_like(s), self.final_scale)
         return s if mean is None else torch.addcmul(mean.unsqueeze(1), s, self.residual_scale)
 
     # --------------------------------------------------------------------------------------------------- training
@@ -216,6 +225,31 @@ class GlobeDiff(StateModel):
             error = self.normalise_state(ss) - self.regression(self.normalise_aux(xs))
             total += error.double().square().sum(0)
         self.residual_scale.copy_((total / max(len(x), 1)).sqrt().clamp(min=RESIDUAL_FLOOR))
+
+    @torch.no_grad()
+    def update_final_scale(self, x: Tensor, s: Tensor, chunk: int = 8192) -> None:
+        """Measure how far s^0 lies from its estimate at the last step: root mean square a dim, z ~ q(z | x, s).
+
+        The last step returns E[s^0 | s^1], short of E Var(s^0 | s^1) in variance; ``final_noise`` restores it.
+
+        Args:
+            x: ``[M, d_x]``, s: ``[M, d_s]``, raw.
+        """
+        if not self.final_noise:
+            return
+        total = torch.zeros(self.state_dim, dtype=torch.float64, device=self.state_mean.device)
+        step = self.denoiser.step_table()[1]
+        a, b = self.sampler.steps[1].x0_s, self.sampler.steps[1].x0_net
+        for xs, ss in zip(x.split(chunk), s.split(chunk)):
+            xs, s0 = self.normalise_aux(xs), self.normalise_state(ss)
+            if self.centred:
+                s0 = (s0 - self.regression(xs)) / self.residual_scale
+            z = None if self.posterior is None else sample_gaussian(*self.posterior(xs, s0))
+            k = torch.ones(len(s0), dtype=torch.long, device=s0.device)
+            s_1 = self.schedule.add_noise(s0, torch.randn_like(s0), k)
+            estimate = a * s_1 + b * self.denoiser(s_1, step, self.denoiser.condition(xs, z))
+            total += (s0 - estimate).double().square().sum(0)
+        self.final_scale.copy_((total / max(len(x), 1)).sqrt())
 
     def make_loss(self) -> "Any":
         """The :class:`GlobeDiffLoss` of this model (Eq. 10)."""
@@ -256,7 +290,7 @@ def _check(settings: dict[str, Any], num_samples: int, sample: bool, latent_prio
     if not isinstance(settings["latent_dim"], int) or settings["latent_dim"] < 0:
         raise UserError(f"latent_dim expects an integer >= 0 (0: no latent), got {settings['latent_dim']!r}.")
     if settings["beta_kl"] < 0:
-        raise UserError(f"beta_kl expects a weight >= 0, got {settings['beta_kl']}: a negative one rewards a wrong prior.")
+        raise UserError(f"beta_kl expects a weight >= 0, got {settings['beta_kl']}.")
     if not sample and settings["center"] == "none":
         raise UserError("sample=False writes the mean, which needs center='regression', got center='none'.")
 

@@ -1,5 +1,7 @@
 """The latent z that selects a mode: prior p(z | x) and posterior q(z | x, s), diagonal Gaussians (Eqs. 3 and 4)."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ LOG_VARIANCE_RANGE = (-8.0, 4.0)  # keeps the KL finite when a network extrapola
 def mlp(sizes: list[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Linear layers of the given sizes with an activation between them, none after the last."""
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:])):
+    for i, (a, b) in enumerate(pairwise(sizes)):
         layers.append(nn.Linear(a, b))
         if i < len(sizes) - 2:
             layers.append(activation())

@@ -13,7 +13,7 @@ class OracleStateModel(StateModel):
     """Copy ``"state"`` to ``("agents", "inferred_state")``. The only state model that reads it: no result of a method.
 
     Reads ``"state"`` ``[*B, d_s]`` or ``[*B, n, d_s]`` and ``("agents", "aux_observation")`` (for the number of agents
-    alone); writes ``("agents", "inferred_state")`` ``[*B, n, d_s]``. There is nothing to train: :meth:`make_loss` gives None.
+    alone); writes ``("agents", "inferred_state")`` ``[*B, n, d_s]``. It has no loss.
 
     Args:
         aux_dim, state_dim, and the keys: as :class:`StateModel`.

@@ -8,6 +8,7 @@ PRESETS: dict[str, dict] = {
         "schedule": "vp",
         "prediction": "eps",
         "sampler": "ancestral",
+        "final_noise": False,
         "center": "none",
         "latent_dim": 16,
         "latent_width": 1024,
@@ -23,8 +24,9 @@ PRESETS: dict[str, dict] = {
     "tuned": {
         "diffusion_steps": 5,
         "schedule": "log_snr",
-        "prediction": "x0",
+        "prediction": "v",
         "sampler": "dpmpp",
+        "final_noise": None,
         "center": "regression",
         "latent_dim": 16,
         "latent_width": 128,
@@ -34,14 +36,15 @@ PRESETS: dict[str, dict] = {
         "tokens": "flat",
         "width": 256,
         "blocks": 2,
-        "levels": "noisy",
+        "levels": "uniform",
     },
     # one step: the latent chooses the mode, the denoiser draws it
     "fast": {
         "diffusion_steps": 1,
         "schedule": "log_snr",
-        "prediction": "x0",
+        "prediction": "v",
         "sampler": "ddim",
+        "final_noise": None,
         "center": "regression",
         "latent_dim": 16,
         "latent_width": 128,
@@ -51,14 +54,14 @@ PRESETS: dict[str, dict] = {
         "tokens": "flat",
         "width": 256,
         "blocks": 2,
-        "levels": "noisy",
+        "levels": "uniform",
     },
 }
 
 # what `fit` and `Fitter` use where the caller says nothing
 FIT: dict[str, dict] = {
     "paper": {"lr": 2e-4, "batch_size": 32, "weight_decay": 1e-4},
-    "tuned": {"lr": 2e-3, "batch_size": 256, "weight_decay": 1e-4},
+    "tuned": {"lr": 3e-3, "batch_size": 256, "weight_decay": 1e-4},
     "fast": {"lr": 2e-3, "batch_size": 256, "weight_decay": 1e-4},
 }
 
@@ -66,6 +69,8 @@ FIT: dict[str, dict] = {
 def default_beta_kl(diffusion_steps: int) -> float:
     """Weight of the KL where none is given: with few steps z must carry the modes (reference: W2 table by K and beta).
 
-    0.01 for K = 1, 0.1 otherwise.
+    0.02 for K = 1, 0.1 for 2 to 4, 1 from 5 on, where the diffusion finds the modes without z.
     """
-    return 0.01 if diffusion_steps == 1 else 0.1
+    if diffusion_steps == 1:
+        return 0.02
+    return 0.1 if diffusion_steps < 5 else 1.0

@@ -2,15 +2,43 @@
 
 from typing import Any
 
-from globediff_torchrl.errors import unknown
+from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.globediff import GlobeDiff
 from globediff_torchrl.state_models.mlp import MLPStateModel
 from globediff_torchrl.state_models.oracle import OracleStateModel
+from globediff_torchrl.state_models.vae import VAEStateModel
 
-STATE_MODELS = {"globediff": GlobeDiff, "regressor": MLPStateModel, "oracle": OracleStateModel}
+STATE_MODELS: dict[str, type[StateModel]] = {
+    "globediff": GlobeDiff,
+    "regressor": MLPStateModel,
+    "vae": VAEStateModel,
+    "oracle": OracleStateModel,
+}
 
 
-def make_state_model(name: str, env: Any, **options: Any):
+def make_state_model(name: str, env_or_dims: Any, **settings: Any) -> StateModel:
+    """Build a state model by name.
+
+    Args:
+        name: ``"globediff"``, ``"regressor"``, ``"vae"`` or ``"oracle"``.
+        env_or_dims: an env of ``make_env``, or the sizes ``(aux_dim, state_dim)``.
+        **settings: the model's own arguments.
+
+    Raises:
+        UserError: an unknown name or argument, an env without an aux observation.
+
+    Example:
+        >>> make_state_model("regressor", (8, 12), preset="paper")
+    """
     if name not in STATE_MODELS:
         raise unknown("state model", name, STATE_MODELS)
-    return STATE_MODELS[name].from_env(env, **options)
+    model = STATE_MODELS[name]
+    try:
+        if isinstance(env_or_dims, (tuple, list)):
+            return model(*env_or_dims, **settings)
+        return model.from_env(env_or_dims, **settings)
+    except TypeError as error:
+        if "unexpected keyword" in str(error) or "positional argument" in str(error):
+            raise UserError(f"{model.__name__} cannot take these arguments: {error}.") from error
+        raise

@@ -90,9 +90,7 @@ class DiffusionSampler(nn.Module):
         torch.Size([3, 2])
     """
 
-    def __init__(
-        self, schedule: NoiseSchedule, kind: str = "ddim", prediction: str = "x0", clip: float | None = None
-    ):
+    def __init__(self, schedule: NoiseSchedule, kind: str = "ddim", prediction: str = "x0", clip: float | None = None):
         super().__init__()
         if kind not in _RULES:
             raise unknown("sampler", kind, SAMPLERS)
@@ -100,11 +98,11 @@ class DiffusionSampler(nn.Module):
             raise unknown("prediction", prediction, PREDICTIONS)
         self.kind, self.prediction, self.clip = kind, prediction, clip
         abars = schedule.exact_alpha_bar
-        self.steps = {k: Step(*_clean_state(prediction, abars[k]), *_RULES[kind](abars, k)) for k in range(1, len(abars))}
+        self.steps = {
+            k: Step(*_clean_state(prediction, abars[k]), *_RULES[kind](abars, k)) for k in range(1, len(abars))
+        }
 
-    def forward(
-        self, denoise: Callable[[Tensor, int], Tensor], start: Tensor, stochastic: bool = True
-    ) -> Tensor:
+    def forward(self, denoise: Callable[[Tensor, int], Tensor], start: Tensor, stochastic: bool = True) -> Tensor:
         """Run the K steps.
 
         Args:

@@ -33,7 +33,7 @@ class Tokens(nn.Module):
         if kind == "flat":
             index = torch.arange(state_dim)[:, None]
         elif index is None:
-            raise UserError("tokens='entity' expects token_index [entities, channels] (state_layout.tokens()), got None.")
+            raise UserError("tokens='entity' expects token_index [entities, channels] (see state_layout.tokens()).")
         else:
             index = _complete(torch.as_tensor(index, dtype=torch.long), state_dim)
         self.length, self.channels = index.shape
@@ -64,7 +64,7 @@ def _complete(index: Tensor, state_dim: int) -> Tensor:
         raise UserError(f"token_index expects shape [entities, channels], got {list(index.shape)}.")
     used = index[index >= 0]
     if used.numel() and int(used.max()) >= state_dim:
-        raise UserError(f"token_index names state dim {int(used.max())}, the state has {state_dim}: is it of another env?")
+        raise UserError(f"token_index names state dim {int(used.max())}, the state has {state_dim}: another env's?")
     counts = torch.bincount(used, minlength=state_dim)
     if (counts > 1).any():
         raise UserError(f"token_index holds state dims {torch.nonzero(counts > 1).flatten().tolist()} more than once.")

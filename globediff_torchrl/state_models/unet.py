@@ -48,7 +48,7 @@ class ConditionalUNet1D(nn.Module):
             position, its features as channels: several times faster, and what the layout means.
         token_index: ``[entities, channels]``, for ``"entity"``; see :class:`Tokens`.
 
-    The length is halved up to three times (a factor of 8, Table 4), less often where under four positions would be left.
+    The length is halved up to three times (a factor of 8, Table 4), less where under four positions would be left.
 
     Raises:
         UserError: an index that does not fit the state.

@@ -29,6 +29,13 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
 
 
+def load_algorithm(name: str) -> DictConfig:
+    """One file of ``configs/algorithm`` by itself."""
+    if name not in choices("algorithm"):
+        raise unknown("algorithm", name, choices("algorithm"))
+    return OmegaConf.load(config_dir() / "algorithm" / f"{name}.yaml")
+
+
 def compose(family: str = "vmas", overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration that ``python benchmarks/<family>.py <overrides>`` would run.
 

@@ -175,6 +175,7 @@ def _assemble(config: DictConfig, env: EnvBase, team: Team, output: Path) -> MAP
         track_traj_ids=False,
         exploration_type=ExplorationType.RANDOM,
         pre_collect_hook=clock.start,
+        auto_register_policy_transforms=False,  # for recurrent policies
     )
     checkpoint = Checkpoint()
     trainer = MAPPOTrainer(
@@ -303,7 +304,7 @@ def _behave(config: DictConfig, output: Path, writer: Any) -> None:
             random_pairs(env, writer, env.task.max_steps or 100, config.progress)
             return
         x = behaviour.algorithm.aux
-        behaviour.algorithm = configuration.compose(config.env.family, ["algorithm=mappo"]).algorithm
+        behaviour.algorithm = configuration.load_algorithm("mappo")
         behaviour.algorithm.aux = x
         run = Path(behaviour.output)
         run.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,8 @@ class Scenario(BaseScenario):
 
     Reward of every agent, with near(x, y) = exp(-((x - y) / width)^2) and gain_i = near(x_i, .4ab) - near(x_i, -.4ab):
 
-    - two agents: ``.1 * (5 gain_0 + near(x_1, 0)) / 6``: agent 0 is paid for the right gate and fined for the wrong one,
-      agent 1 a little for keeping to the middle. An agent 0 that guesses earns nothing.
+    - two agents: ``.1 * (5 gain_0 + near(x_1, 0)) / 6``: agent 0 is paid for the right gate and fined for the wrong
+      one, agent 1 a little for keeping to the middle. An agent 0 that guesses earns nothing.
     - more agents: ``.1 * mean_i gain_i``, all are paid.
 
     Observation, 5 numbers: position, velocity, ``agent.share``. The state ends in ``team.bits`` = (a, b).
@@ -29,6 +29,7 @@ class Scenario(BaseScenario):
     Args (keyword arguments of ``vmas.make_env``):
         shares: size of the team, at least 2 (2).
         box: half the side of the walled box (.7).
+        start: half the side of the square in which agents start (.5).
         width: how near is near (.25).
     """
 
@@ -37,6 +38,7 @@ class Scenario(BaseScenario):
     def make_world(self, batch_dim: int, device: torch.device, **kwargs) -> World:
         self.shares = kwargs.pop("shares", 2)
         self.box = kwargs.pop("box", 0.7)
+        self.start = kwargs.pop("start", 0.5)
         self.width = kwargs.pop("width", 0.25)
         ScenarioUtils.check_kwargs_consumed(kwargs)
         if self.shares < 2:
@@ -52,7 +54,7 @@ class Scenario(BaseScenario):
     def reset_world_at(self, env_index: int | None = None):
         rows = slice(None) if env_index is None else slice(env_index, env_index + 1)
         for agent in self.world.agents:
-            place = torch.empty_like(agent.state.pos[rows]).uniform_(-self.box, self.box)
+            place = torch.empty_like(agent.state.pos[rows]).uniform_(-self.start, self.start)
             agent.set_pos(place, batch_index=env_index)
         coins = torch.randint(0, 2, (len(self.bits[rows]), self.shares + 1), device=self.world.device) * 2.0 - 1.0
         bits, free = coins[:, :2], coins[:, 2:]

@@ -1,0 +1,139 @@
+"""The conditional VAE the paper compares with: s_hat = decoder(x, z), z ~ N(0, I)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import dispatch
+from torch import Tensor, nn
+from torchrl.envs.utils import ExplorationType, exploration_type
+from torchrl.objectives import LossModule
+
+from globediff_torchrl import keys
+from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.state_models.base import StateModel, masked_mean, squared_error
+from globediff_torchrl.state_models.latent import LatentPosterior, active_units, gaussian_kl, mlp, sample_gaussian
+
+VAE_PRESETS = {
+    "paper": {"latent_dim": 256, "width": 1024, "layers": 3, "beta_kl": 1.0},  # Table 4, VAE
+    "tuned": {"latent_dim": 16, "width": 256, "layers": 2, "beta_kl": 0.01},
+}
+FIXED_SEED = 20_241
+
+
+class VAEStateModel(StateModel):
+    """Infer the state with a conditional VAE, MAPPO (VAE) of the paper.
+
+    Reads ``("agents", "aux_observation")`` ``[*B, n, d_x]``; writes ``("agents", "inferred_state")`` ``[*B, n, d_s]``,
+    ``("agents", "latent")`` ``[*B, n, d_z]``. z ~ N(0, I) under ``ExplorationType.RANDOM`` (or none set), one fixed
+    vector for all otherwise.
+
+    Args:
+        aux_dim, state_dim: d_x and d_s.
+        preset: ``"tuned"`` or ``"paper"`` (d_z = 256, 3 x 1024, Table 4). latent_dim, width, layers, beta_kl override.
+        zero_latent: True takes z = 0 under DETERMINISTIC.
+        latent_key: tensordict key; the others as :class:`StateModel`.
+
+    Raises:
+        UserError: an unknown preset or a size below 1; in forward, a missing or wrongly shaped x.
+
+    Example:
+        >>> model = VAEStateModel(aux_dim=8, state_dim=12)
+        >>> model(TensorDict({("agents", "aux_observation"): torch.randn(5, 3, 8)}, [5]))
+    """
+
+    def __init__(
+        self,
+        aux_dim: int,
+        state_dim: int,
+        preset: str = "tuned",
+        *,
+        latent_dim: int | None = None,
+        width: int | None = None,
+        layers: int | None = None,
+        beta_kl: float | None = None,
+        zero_latent: bool = False,
+        latent_key: NestedKey = keys.LATENT,
+        **common: Any,
+    ):
+        super().__init__(aux_dim, state_dim, **common)
+        if preset not in VAE_PRESETS:
+            raise unknown("preset", preset, VAE_PRESETS)
+        given = {"latent_dim": latent_dim, "width": width, "layers": layers, "beta_kl": beta_kl}
+        settings = {**VAE_PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
+        for name in ("latent_dim", "width", "layers"):
+            if not isinstance(settings[name], int) or settings[name] < 1:
+                raise UserError(f"{name} expects an integer >= 1, got {settings[name]!r}.")
+        self.preset, self.zero_latent = preset, zero_latent
+        self.latent_dim, self.beta_kl = settings["latent_dim"], settings["beta_kl"]
+        self.latent_key = tuple(latent_key) if isinstance(latent_key, list) else latent_key
+        size = {"width": settings["width"], "layers": settings["layers"]}
+        self.posterior = LatentPosterior(aux_dim, state_dim, self.latent_dim, **size)
+        self.decoder = mlp([aux_dim + self.latent_dim, *[size["width"]] * size["layers"], state_dim], nn.ReLU)
+        fixed = torch.randn(self.latent_dim, generator=torch.Generator().manual_seed(FIXED_SEED))
+        self.register_buffer("fixed_latent", torch.zeros_like(fixed) if zero_latent else fixed, persistent=False)
+        self.out_keys = [self.inferred_key, self.latent_key]
+        self.config = {
+            **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "zero_latent": zero_latent,
+            "latent_key": self.latent_key, **common,
+        }  # fmt: skip
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write a sample and its z."""
+        x, lead, n = self.read_aux(tensordict)
+        if exploration_type() in (ExplorationType.RANDOM, None):
+            z = torch.randn(x.shape[0], self.latent_dim, device=x.device, dtype=x.dtype)
+        else:
+            z = self.fixed_latent.expand(x.shape[0], -1)
+        self.write(tensordict, self.inferred_key, self.restore_state(self.decode(x, z)), lead, n)
+        self.write(tensordict, self.latent_key, z, lead, n)
+        return tensordict
+
+    def decode(self, x: Tensor, z: Tensor) -> Tensor:
+        """``[M, d_x], [M, d_z] -> [M, d_s]``, standardised."""
+        return self.decoder(torch.cat([x, z], -1))
+
+    def make_loss(self) -> "VAELoss":
+        """The :class:`VAELoss` of this model."""
+        return VAELoss(self)
+
+
+class VAELoss(LossModule):
+    """Mean squared error of the decoded state + beta_KL KL(q(z | x, s) || N(0, I)).
+
+    Reads what GlobeDiffLoss reads. Writes ``loss_reconstruction``, ``loss_kl``; detached ``kl``, ``active_units``.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        aux_observation: NestedKey = keys.AUX_OBSERVATION
+        state: NestedKey = keys.STATE
+        active_mask: NestedKey = keys.ACTIVE_MASK
+
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_reconstruction", "loss_kl", "kl", "active_units"]  # noqa: RUF012  (LossModule's own convention)
+
+    def __init__(self, model: VAEStateModel):
+        super().__init__()
+        self.model = model
+        self.set_keys(aux_observation=model.aux_key, state=model.state_key)
+
+    @property
+    def functional(self) -> bool:
+        """The model is trained as it is, not through a copy of its parameters."""
+        return False
+
+    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
+        self.in_keys = [self.tensor_keys.aux_observation, self.tensor_keys.state]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The terms above as a tensordict of scalars."""
+        model, names = self.model, self.tensor_keys
+        x, s, weights = model.training_pairs(tensordict, names.aux_observation, names.state, names.active_mask)
+        q = model.posterior(x, s)
+        kl = masked_mean(gaussian_kl(q, (torch.zeros_like(q[0]), torch.zeros_like(q[1]))), weights)
+        error = masked_mean(squared_error(model.decode(x, sample_gaussian(*q)), s), weights)
+        out = {"loss_reconstruction": error, "loss_kl": model.beta_kl * kl}
+        return TensorDict({**out, "kl": kl.detach(), "active_units": active_units(q[0].detach())}, [])

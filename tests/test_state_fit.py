@@ -1,0 +1,248 @@
+"""Losses and training: gradients, masks, resuming, and what each model makes of two modes."""
+
+import math
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.state_models import Fitter, GlobeDiff, MLPStateModel, OracleStateModel, VAEStateModel, fit
+from globediff_torchrl.state_models.loss import level_probabilities
+
+AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
+
+
+def small(**settings):
+    torch.manual_seed(0)
+    return GlobeDiff(4, 3, **{"width": 16, "latent_width": 16, "latent_dim": 2, **settings})
+
+
+def data(rows=64, n=2, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, n, 4, generator=g)
+    return TensorDict({AUX: x, "state": x[:, 0, :3] + 0.3 * torch.randn(rows, 3, generator=g)}, [rows])
+
+
+def two_modes(rows=4000, seed=0):
+    """s = +-1 (times a sign that x does not tell) around x."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 1, 1, generator=g)
+    sign = torch.randint(0, 2, (rows, 1), generator=g) * 2.0 - 1
+    s = 0.5 * x[:, 0] + sign * torch.ones(1, 2) + 0.05 * torch.randn(rows, 2, generator=g)
+    return TensorDict({AUX: x, "state": s}, [rows])
+
+
+@pytest.mark.parametrize("preset", ["tuned", "fast", "paper"])
+def test_gradient_reaches_prior_posterior_denoiser_and_regression(preset):
+    model = small(preset=preset, width=8)
+    torch.nn.init.normal_(model.denoiser.leave[-1].weight)  # zero in a fresh net: nothing would pass through it
+    terms = model.make_loss()(data())
+    sum(value for name, value in terms.items() if name.startswith("loss_")).backward()
+    for part in ("prior", "posterior", "denoiser", "regression"):
+        module = getattr(model, part)
+        if module is not None:
+            missing = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+            assert not missing, (part, missing)
+    assert (model.regression is None) == (preset == "paper")
+
+
+def test_the_mean_enters_the_diffusion_detached():
+    model = small()
+    terms = model.make_loss()(data())
+    terms["loss_diffusion"].backward()
+    assert all(p.grad is None for p in model.regression.parameters())
+
+
+def test_loss_metrics_are_detached_and_the_kl_is_weighted():
+    model = small(beta_kl=0.25)
+    terms = model.make_loss()(data())
+    assert not terms["kl"].requires_grad
+    assert not terms["active_units"].requires_grad
+    torch.testing.assert_close(terms["loss_kl"], 0.25 * terms["kl"])
+
+
+@pytest.mark.parametrize("make", [small, lambda: MLPStateModel(4, 3, width=16), lambda: VAEStateModel(4, 3, width=16)])
+def test_dead_agents_leave_the_loss_unchanged(make):
+    model = make()
+    loss = model.make_loss()
+    td = data(32)
+    mask = torch.ones(32, 2, 1, dtype=torch.bool)
+    mask[::2, 1] = False
+    td[("agents", "active_mask")] = mask
+    other = td.clone()
+    other[AUX] = torch.where(mask, td[AUX], torch.full_like(td[AUX], 7.0))
+    values = []
+    for batch in (td, other):
+        torch.manual_seed(1)
+        values.append([v for name, v in loss(batch).items() if name.startswith("loss_")])
+    for a, b in zip(*values):
+        torch.testing.assert_close(a, b)
+
+
+def test_state_may_be_each_agents_own():
+    td = data(32)
+    own = td.clone().set("state", td["state"][:, None].expand(32, 2, 3).contiguous())
+    model = MLPStateModel(4, 3, width=16)
+    torch.testing.assert_close(model.make_loss()(td)["loss_regression"], model.make_loss()(own)["loss_regression"])
+
+
+def test_team_models_train_on_agent_zero_alone():
+    td = data(32)
+    poisoned = td.clone()
+    poisoned[AUX][:, 1] = torch.nan
+    loss = MLPStateModel(4, 3, width=16, infer_per="team").make_loss()
+    torch.testing.assert_close(loss(td)["loss_regression"], loss(poisoned)["loss_regression"])
+
+
+def test_loss_keys_can_be_set():
+    model = small()
+    loss = model.make_loss()
+    loss.set_keys(aux_observation="x", state="s")
+    td = data()
+    assert loss.in_keys == ["x", "s"]
+    assert loss(TensorDict({"x": td[AUX], "s": td["state"]}, [64]))["loss_diffusion"].isfinite()
+
+
+def test_levels_are_uniform_or_lean_to_noise_and_are_drawn_so():
+    torch.testing.assert_close(level_probabilities("uniform", 5), torch.full((5,), 0.2))
+    noisy = level_probabilities("noisy", 5)
+    assert (noisy.diff() > 0).all()
+    loss = small(levels="noisy").make_loss()
+    drawn = torch.bincount(loss._draw_levels(10_000), minlength=6)
+    torch.testing.assert_close(drawn[1:] / 10_000, noisy, rtol=0.02, atol=0.002)
+    assert drawn[0] == 0
+
+
+def test_a_regressor_averages_two_modes_and_globediff_does_not():
+    train, test = two_modes(), two_modes(500, seed=1)
+    models = [MLPStateModel(1, 2, width=64), GlobeDiff(1, 2, width=64, latent_dim=0)]
+    sides = []
+    for model in models:
+        torch.manual_seed(0)
+        fit(model, train, steps=400, batch_size=128, lr=4e-3, progress=False)
+        offset = model(test.clone())[INFERRED][:, 0] - 0.5 * test[AUX][:, 0]
+        sides.append(offset)
+    assert sides[0].abs().max() < 0.4  # between the modes
+    near = (sides[1].abs() - 1).abs() < 0.3
+    assert near.all(-1).float().mean() > 0.9
+    assert 0.35 < (sides[1][:, 0] > 0).float().mean() < 0.65
+
+
+def weights_of(model):
+    return torch.cat([p.flatten() for p in model.state_dict().values()])
+
+
+@pytest.mark.parametrize("stop", [7, 30])
+def test_an_interrupted_fit_ends_as_the_uninterrupted_one(tmp_path, stop):
+    whole, resumed = small(), small()
+    history = fit(whole, data(), steps=60, batch_size=16, progress=False)
+    file = tmp_path / "fit.pt"
+    fit(resumed, data(), steps=60, batch_size=16, progress=False, checkpoint=file, stop_at=stop)
+    resumed = small()
+    again = fit(resumed, data(), steps=60, batch_size=16, progress=False, checkpoint=file)
+    assert torch.equal(weights_of(whole), weights_of(resumed))
+    assert history.keys() == again.keys()
+    for name in history:
+        assert all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(history[name], again[name]))
+
+
+def test_a_checkpoint_of_another_plan_or_no_checkpoint_is_refused(tmp_path):
+    file = tmp_path / "fit.pt"
+    fit(small(), data(), steps=4, batch_size=8, progress=False, checkpoint=file)
+    with pytest.raises(UserError, match="this call has"):
+        fit(small(), data(), steps=5, batch_size=8, progress=False, checkpoint=file)
+    file.write_bytes(b"torn")
+    with pytest.raises(UserError, match="no checkpoint"):
+        fit(small(), data(), steps=4, batch_size=8, progress=False, checkpoint=file)
+
+
+def test_fit_leaves_the_global_generator_alone_and_repeats_itself():
+    torch.manual_seed(9)
+    before = torch.get_rng_state()
+    a, b = small(), small()
+    torch.set_rng_state(before)
+    fit(a, data(), steps=10, batch_size=8, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    fit(b, data(), steps=10, batch_size=8, progress=False)
+    assert torch.equal(weights_of(a), weights_of(b))
+
+
+def test_fit_takes_time_dims_masks_and_memory_mapped_data(tmp_path):
+    td = data(24).reshape(6, 4)
+    td[("agents", "active_mask")] = torch.ones(6, 4, 2, 1, dtype=torch.bool)
+    mapped = td.memmap(tmp_path)
+    history = fit(small(), mapped, steps=8, batch_size=8, progress=False, validation=td)
+    assert history["step"] == [8]
+    assert math.isfinite(history["validation/loss_diffusion"][-1])
+
+
+def test_the_model_holds_the_moving_average_and_the_copy_is_trained():
+    model = small()
+    fitter = Fitter(model, ema=0.5)
+    before = weights_of(model)
+    fitter.step(data())
+    raw, now = weights_of(fitter.raw), weights_of(model)
+    decay = min(0.5, 2 / 11)
+    torch.testing.assert_close(now, decay * before + (1 - decay) * raw, rtol=1e-4, atol=1e-6)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_fitter_state_reloads_with_weights_only_and_continues_alike(tmp_path):
+    a = Fitter(small(), lr=1e-3)
+    a.set_statistics(data()[AUX], data()["state"])
+    a.step(data())
+    torch.save(a.state_dict(), tmp_path / "fitter.pt")
+    b = Fitter(small(), lr=1e-3)
+    b.load_state_dict(torch.load(tmp_path / "fitter.pt", weights_only=True))
+    for fitter in (a, b):
+        torch.manual_seed(2)
+        fitter.step(data(seed=3))
+    assert torch.equal(weights_of(a.model), weights_of(b.model))
+    with pytest.raises(UserError, match="does not fit"):
+        Fitter(small(width=24)).load_state_dict(a.state_dict())
+
+
+def test_residual_scale_is_what_the_regression_leaves_open():
+    model = small()
+    torch.nn.init.zeros_(model.regression[-1].weight)
+    torch.nn.init.zeros_(model.regression[-1].bias)
+    s = torch.randn(4000, 3) * torch.tensor([2.0, 1.0, 1e-4])
+    model.update_residual_scale(torch.randn(4000, 4), s)
+    torch.testing.assert_close(model.residual_scale, torch.tensor([2.0, 1.0, 0.05]), rtol=0.05, atol=0.01)
+
+
+def test_final_noise_restores_the_spread_that_one_step_leaves_out():
+    model = small(preset="fast", latent_dim=0, center="none")
+    s = torch.randn(4000, 3) * torch.tensor([2.0, 1.0, 0.0])
+    model.update_final_scale(torch.randn(4000, 4), s)  # a fresh v-network outputs zeros: its estimate is sqrt(abar) s^1
+    expected = s.std(0) * (1 - model.schedule.alpha_bar[1]).item()
+    torch.testing.assert_close(model.final_scale[:2], expected[:2], rtol=0.1, atol=0)
+    td = TensorDict({AUX: torch.randn(4000, 1, 4)}, [4000])
+    assert model(td)[INFERRED].std(0)[0, 0] > 1.8
+    assert not small(preset="tuned").final_noise
+
+
+@pytest.mark.parametrize("where", [AUX, "state"])
+def test_nan_in_the_data_is_named(where):
+    td = data()
+    td[where].view(-1)[5] = torch.nan
+    with pytest.raises(UserError, match=r"\d of .* NaN"):
+        fit(small(), td, steps=2, progress=False)
+    with pytest.raises(UserError, match=r"\d of .* NaN"):
+        Fitter(small()).step(td)
+
+
+def test_misuse_of_fit_is_refused():
+    with pytest.raises(UserError, match="nothing to fit"):
+        fit(OracleStateModel(4, 3), data(), steps=2, progress=False)
+    with pytest.raises(UserError, match="steps >= 1"):
+        fit(small(), data(), steps=0, progress=False)
+    with pytest.raises(UserError, match="expects 'state'"):
+        fit(small(), data().exclude("state"), steps=2, progress=False)
+    with pytest.raises(UserError, match="at least one row"):
+        fit(small(), data()[:0], steps=2, progress=False)
+    with pytest.raises(UserError, match="lr"):
+        Fitter(small(), lr=-1.0)
+    with pytest.raises(UserError, match="same steps"):
+        small().make_loss()(TensorDict({AUX: torch.randn(4, 2, 4), "state": torch.randn(5, 3)}, []))
