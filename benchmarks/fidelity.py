@@ -4,9 +4,9 @@
     python benchmarks/fidelity.py              # 3 seeds, all rows
 
 For each problem, model and seed: energy distance (unbiased, 0 for exact samples) and squared Wasserstein-2 a
-dimension, of samples against exact ones for given x, averaged over x; dims in units of their spread. `share` is the energy distance
-as a percentage of the regressor's on the same problem and seed. Interrupted runs go on where they stopped: a row that
-is in the CSV is not run again.
+dimension, of samples against exact ones for given x, averaged over x, in units of spread. `share` is that energy
+distance as a percentage of the regressor's, same problem and seed. Interrupted runs go on where they stopped: a row
+that is in the CSV is not run again.
 """
 
 import argparse

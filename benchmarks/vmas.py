@@ -4,11 +4,11 @@ import sys
 
 sys.path.pop(0)  # this script's folder: its own name would hide the vmas package
 
-import hydra  # noqa: E402
-from omegaconf import DictConfig  # noqa: E402
+import hydra
+from omegaconf import DictConfig
 
-from globediff_torchrl import UserError  # noqa: E402
-from globediff_torchrl.training import announce, trainer_from_config  # noqa: E402
+from globediff_torchrl import UserError
+from globediff_torchrl.training import announce, trainer_from_config
 
 
 @hydra.main(config_path="../configs", config_name="vmas", version_base="1.3")

@@ -35,9 +35,47 @@ def learning_curve(rows: Sequence[Mapping[str, float]], path: Path, title: str) 
         ]
         if points:
             frames, returns, errors = zip(*points)
-            axes.errorbar(frames, returns, yerr=errors, color=colour, marker="o", ms=3, capsize=2, label=f"{mode} evaluation")
+            axes.errorbar(
+                frames, returns, yerr=errors, color=colour, marker="o", ms=3, capsize=2, label=f"{mode} evaluation"
+            )
     axes.set(xlabel="environment frames", ylabel="return of an episode", title=title)
     axes.grid(alpha=0.2)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
+
+
+def bracket_figure(rows: Sequence[Mapping[str, object]], path: Path) -> None:
+    """One panel an environment: the return of each algorithm, a dot a seed and a bar for the mean, as PNG.
+
+    Args:
+        rows: one a run, with ``env``, ``algorithm`` and ``return_last``.
+        path: of the PNG.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    environments = list(dict.fromkeys(row["env"] for row in rows))
+    if not environments:
+        return
+    figure = Figure(figsize=(3.4 * len(environments), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, env in zip(figure.subplots(1, len(environments), squeeze=False)[0], environments):
+        chosen = [row for row in rows if row["env"] == env]
+        means = {
+            name: sum(float(row["return_last"]) for row in group) / len(group)
+            for name in dict.fromkeys(row["algorithm"] for row in chosen)
+            for group in [[row for row in chosen if row["algorithm"] == name]]
+        }
+        order = sorted(means, key=means.get)
+        axes.barh(order, [means[name] for name in order], color=[_colour(name) for name in order], alpha=0.75)
+        axes.plot(
+            [float(row["return_last"]) for row in chosen], [row["algorithm"] for row in chosen], "o", ms=3, color=INK
+        )
+        axes.set(title=str(env), xlabel="return of an episode")
+        axes.grid(axis="x", alpha=0.2)
+    figure.savefig(path, dpi=150)
+
+
+def _colour(algorithm: str) -> str:
+    return COLOURS[1] if algorithm.startswith("globediff") else COLOURS[5] if algorithm == "oracle" else COLOURS[0]

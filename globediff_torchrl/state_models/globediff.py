@@ -113,7 +113,9 @@ class GlobeDiff(StateModel):
         settings = {**PRESETS[preset], **given}
         if settings["beta_kl"] is None:
             settings["beta_kl"] = default_beta_kl(settings["diffusion_steps"])
-        if settings["final_noise"] is None:  # from three steps on, what the last step leaves out is too little to matter
+        if (
+            settings["final_noise"] is None
+        ):  # from three steps on, what the last step leaves out is too little to matter
             settings["final_noise"] = settings["diffusion_steps"] <= 2
         if isinstance(token_index, Tensor):
             token_index = token_index.tolist()

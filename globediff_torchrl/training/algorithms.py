@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig
-from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, TensorDictModuleBase, TensorDictSequential
+from tensordict.nn import (
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+    TensorDictModuleBase,
+    TensorDictSequential,
+)
 from torchrl.envs import EnvBase
 from torchrl.modules import PopArtValueNorm, ValueNorm
 

@@ -97,7 +97,9 @@ def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> Te
         description = json.loads((path / META).read_text())
         data = TensorDict.load_memmap(path)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"the dataset in {path} cannot be read ({error}). Delete the folder to collect it anew.") from error
+        raise UserError(
+            f"the dataset in {path} cannot be read ({error}). Delete the folder to collect it anew."
+        ) from error
     for name, value in (expected or {}).items():
         if description.get(name) != value:
             raise UserError(

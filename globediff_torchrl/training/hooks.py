@@ -163,7 +163,11 @@ class Clock(TrainerHookBase):
         self._lap("state_model")
         total = self.seconds["collect"] + self.seconds["update"] + self.seconds["state_model"]
         shares = {f"time/{name}": seconds for name, seconds in self.seconds.items()}
-        return {**shares, "time/frames_per_second": self.frames / total, "time/infer_share": self.seconds["infer"] / total}
+        return {
+            **shares,
+            "time/frames_per_second": self.frames / total,
+            "time/infer_share": self.seconds["infer"] / total,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {**self.seconds, "frames": self.frames}

@@ -40,7 +40,9 @@ def write_results(trainer: MAPPOTrainer) -> None:
     (output / "summary.json").write_text(json.dumps(trainer.results, indent=2))
     save_file({name: value.contiguous() for name, value in trainer.team.policy.state_dict().items()}, output / WEIGHTS)
     if trainer.config.progress or trainer.config.logger != "none":
-        learning_curve(rows, output / "learning_curve.png", f"{trainer.config.algorithm.name} on {trainer.env.task.name}")
+        learning_curve(
+            rows, output / "learning_curve.png", f"{trainer.config.algorithm.name} on {trainer.env.task.name}"
+        )
         _say(trainer.results, output)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from tensordict import TensorDict
 from torchrl.checkpoint import Checkpoint
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
@@ -17,7 +18,6 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.record.loggers import get_logger
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import UpdateWeights
-from tensordict import TensorDict
 from tqdm import tqdm
 
 from globediff_torchrl import keys
@@ -28,9 +28,16 @@ from globediff_torchrl.state_models import Fitter
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import Team, env_from_config, make_team
 from globediff_torchrl.training.checkpoint import FOLDER, RandomState, SafeRotation, StopOnSignal, load_newest
-from globediff_torchrl.training.hooks import Clock, Evaluation, FiniteBatch, InputStatistics, StateModelUpdate, Table
-from globediff_torchrl.training.mappo import Advantages, MAPPOStepper, Minibatches, TrueInferences, make_loss, make_optimizer
 from globediff_torchrl.training.dataset import random_pairs
+from globediff_torchrl.training.hooks import Clock, Evaluation, FiniteBatch, InputStatistics, StateModelUpdate, Table
+from globediff_torchrl.training.mappo import (
+    Advantages,
+    MAPPOStepper,
+    Minibatches,
+    TrueInferences,
+    make_loss,
+    make_optimizer,
+)
 from globediff_torchrl.training.pretrain import OfflineData, Pretraining
 from globediff_torchrl.training.results import write_results
 
@@ -131,7 +138,9 @@ def _check_same_run(config: DictConfig, output: Path) -> None:
     mine = configuration.fingerprint(config)
     if config.resume is not None:
         if not saved.exists():
-            raise UserError(f"resume={output} has no run in it (no {saved.name}); expected the output of an earlier run.")
+            raise UserError(
+                f"resume={output} has no run in it (no {saved.name}); expected the output of an earlier run."
+            )
         if saved.read_text() != mine:
             raise UserError(
                 f"the run in {output} had another env, algorithm, training or seed than this configuration. Resume it "
@@ -161,7 +170,10 @@ def _assemble(config: DictConfig, env: EnvBase, team: Team, output: Path) -> MAP
         team.actor,
         team.critic,
         team.value_norm,
-        **{name: training[name] for name in ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")},
+        **{
+            name: training[name]
+            for name in ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
+        },
     )
     optimizer = make_optimizer(loss, training.lr, training.critic_lr, training.adam_eps)
     clock = Clock(team.state_model)
@@ -339,7 +351,9 @@ def announce(trainer: MAPPOTrainer) -> None:
     """Prints what is run, what is hidden, and where the results will lie."""
     config, task = trainer.config, trainer.env.task
     model = trainer.team.state_model
-    inference = "no inference" if model is None else f"{type(model).__name__}, {getattr(model, 'infer_per', 'agent')}-wise"
+    inference = (
+        "no inference" if model is None else f"{type(model).__name__}, {getattr(model, 'infer_per', 'agent')}-wise"
+    )
     tqdm.write(f"{config.algorithm.name} on {task.name}: {task.description}")
     tqdm.write(describe_hidden(task))
     tqdm.write(

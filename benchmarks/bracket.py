@@ -1,0 +1,136 @@
+"""The bracket: how much of the gap between a floor and a ceiling does an inferred state close?
+
+    python benchmarks/bracket.py --envs hunt gates trilateration --seeds 0 1 2 --jobs 2
+
+Runs ``benchmarks/vmas.py`` once for each environment, algorithm and seed, one torch thread a run, and skips what is
+there already, so that it can be stopped and started again. Writes ``runs.csv``, ``table.md`` and ``bracket.png``.
+All state models of one environment and seed are pretrained on the same offline data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas package
+
+from tqdm import tqdm
+
+from globediff_torchrl.envs import make_env
+from globediff_torchrl.evaluation.figures import bracket_figure
+from globediff_torchrl.evaluation.statistics import bootstrap_interval
+
+SCRIPT = Path(__file__).with_name("vmas.py")
+ALGORITHMS = ("open_loop", "mappo", "x_direct", "regressor", "globediff", "oracle")
+ITERATIONS = {"hunt": 36, "compass": 40}  # of 128 episodes each; 30 elsewhere
+COLUMNS = (
+    "env", "algorithm", "seed", "frames", "return_last", "deterministic/return", "stochastic/return",
+    "deterministic/success", "deterministic/state_error_sample", "deterministic/state_error_mean", "frames_per_second",
+    "infer_share", "collect", "infer", "update", "state_model",
+)  # fmt: skip
+
+
+def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[str]) -> tuple[Path, list[str]]:
+    """The output folder and the command line of one run."""
+    task = make_env(f"vmas/{env}", num_envs=1).task
+    name, _, variant = algorithm.partition("+")  # "globediff+algorithm.reads=sample": a variant of an algorithm
+    config = f"mappo_{task.aux}" if name == "x_direct" else name
+    output = folder / env / algorithm.replace("/", "_") / f"seed{seed}"
+    shared = "" if "pretrain" in algorithm else f"pretrain.dataset={folder / env / f'dataset-seed{seed}'}"
+    arguments = [
+        f"algorithm={config}", f"env.scenario={env}", f"seed={seed}", f"output={output}", "threads=1", "progress=false",
+        "logger=none", f"total_frames={128 * task.max_steps * ITERATIONS.get(env, 30)}", "evaluation.every_frames=0",
+        shared, *variant.split("+"), *overrides,
+    ]  # fmt: skip
+    return output, [sys.executable, str(SCRIPT), *(argument for argument in arguments if argument)]
+
+
+def run(job: tuple[Path, list[str]]) -> None:
+    output, arguments = job
+    output.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (output / "log.txt").open("w") as log:
+        code = subprocess.run(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+    if code != 0:
+        tqdm.write(f"failed with exit code {code}: {output / 'log.txt'}")
+
+
+def finished(output: Path) -> bool:
+    summary = output / "summary.json"
+    return summary.exists() and json.loads(summary.read_text())["complete"]
+
+
+def collect(folder: Path) -> list[dict]:
+    """One row for each finished run below ``folder``."""
+    rows = []
+    for path in sorted(folder.glob("*/*/seed*/summary.json")):
+        summary = json.loads(path.read_text())
+        with (path.parent / "progress.csv").open() as file:
+            returns = [float(row["return"]) for row in csv.DictReader(file)][-3:]
+        env, algorithm = path.parts[-4:-2]
+        summary.update(env=env, algorithm=algorithm, return_last=sum(returns) / len(returns))
+        rows.append({name: summary.get(name, "") for name in COLUMNS})
+    return rows
+
+
+def write(folder: Path, rows: list[dict]) -> None:
+    with (folder / "runs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(
+            {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows
+        )
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["env"], row["algorithm"]].append(row)
+    lines = [
+        "| environment | algorithm | seeds | return, last 3 batches | 95% interval | deterministic return | frames/s | inference |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (env, algorithm), group in groups.items():
+        mean = {
+            name: sum(float(row[name] or 0) for row in group) / len(group) for name in COLUMNS[4:] if name in group[0]
+        }
+        low, high = bootstrap_interval([row["return_last"] for row in group])
+        interval = f"{low:.2f} to {high:.2f}" if len(group) > 1 else "one seed"
+        lines.append(
+            f"| {env} | {algorithm} | {len(group)} | {mean['return_last']:.2f} | {interval} | "
+            f"{mean['deterministic/return']:.2f} | {mean['frames_per_second']:,.0f} | {mean['infer_share']:.0%} |"
+        )
+    (folder / "table.md").write_text("\n".join(lines) + "\n")
+    bracket_figure(rows, folder / "bracket.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--envs", nargs="+", default=["hunt", "trilateration", "gates"])
+    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--output", type=Path, default=Path("runs/bracket"))
+    parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables of what is there")
+    parser.add_argument("overrides", nargs="*", help="further entries of the configuration, after --")
+    arguments = parser.parse_args()
+    jobs = [
+        command(env, algorithm, seed, arguments.output, arguments.overrides)
+        for seed in arguments.seeds
+        for env in arguments.envs
+        for algorithm in arguments.algorithms
+    ]
+    jobs = [] if arguments.table_only else [job for job in jobs if not finished(job[0])]
+    with ThreadPoolExecutor(arguments.jobs) as pool, tqdm(total=len(jobs), desc="runs") as bar:
+        for _ in pool.map(run, jobs):
+            bar.update()
+            write(arguments.output, collect(arguments.output))
+    write(arguments.output, collect(arguments.output))
+
+
+if __name__ == "__main__":
+    main()

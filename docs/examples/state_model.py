@@ -1,0 +1,85 @@
+"""A state model of one's own: the best linear map of x, fitted, saved, and used inside a training run."""
+
+from dataclasses import dataclass
+
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import nn
+from torchrl.objectives import LossModule
+
+from globediff_torchrl import fit, keys, make_env, make_state_model, make_trainer
+from globediff_torchrl.state_models import STATE_MODELS, StateModel
+from globediff_torchrl.state_models.base import masked_mean, squared_error
+
+
+class LinearStateModel(StateModel):
+    """Reads ("agents", "aux_observation") [*B, n, d_x]; writes ("agents", "inferred_state") [*B, n, d_s]."""
+
+    def __init__(self, aux_dim: int, state_dim: int, **common):
+        super().__init__(aux_dim, state_dim, **common)  # keys, standardisation, infer_per
+        self.net = nn.Linear(aux_dim, state_dim)
+        self.config = {"aux_dim": aux_dim, "state_dim": state_dim, **common}  # saved beside the weights
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        x, lead, n = self.read_aux(tensordict)  # standardised, one row an inference
+        self.write(tensordict, self.inferred_key, self.restore_state(self.net(x)), lead, n)
+        return tensordict
+
+    def make_loss(self) -> LossModule:
+        return LinearLoss(self)
+
+
+class LinearLoss(LossModule):
+    """Every entry whose name starts with "loss_" is added up and minimised; the others are logged."""
+
+    @dataclass
+    class _AcceptedKeys:
+        aux_observation: NestedKey = keys.AUX_OBSERVATION
+        state: NestedKey = keys.STATE
+        active_mask: NestedKey = keys.ACTIVE_MASK
+
+    default_keys = _AcceptedKeys
+    functional = False  # the model is trained as it is, not through a copy of its parameters
+    out_keys = ["loss_linear"]  # noqa: RUF012  (LossModule's own convention)
+
+    def __init__(self, model: LinearStateModel):
+        super().__init__()
+        self.model = model
+        self.set_keys(aux_observation=model.aux_key, state=model.state_key)
+
+    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
+        self.in_keys = [self.tensor_keys.aux_observation, self.tensor_keys.state]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        names = self.tensor_keys
+        x, s, weights = self.model.training_pairs(tensordict, names.aux_observation, names.state, names.active_mask)
+        return TensorDict({"loss_linear": masked_mean(squared_error(self.model.net(x), s), weights)}, [])
+
+
+STATE_MODELS["linear"] = LinearStateModel  # in the repository: a line of state_models/registry.py
+
+env = make_env("vmas/trilateration", num_envs=64, seed=0)
+model = make_state_model("linear", env)
+data = env.rollout(50, break_when_any_done=False)
+history = fit(model, data, steps=300, seed=0, progress=False)
+model.save_pretrained("linear")
+LinearStateModel.from_pretrained("linear")
+
+# the whole pipeline with it, at a size for a look; without `overrides` but the first it is a real run
+trainer = make_trainer(
+    env="vmas/trilateration",
+    algorithm="regressor",
+    total_frames=400,
+    output="runs/linear",
+    overrides=[
+        "algorithm.state_model.name=linear",
+        "env.num_envs=8",
+        "training.epochs=1",
+        "pretrain.behaviour=random",
+        "pretrain.frames=800",
+        "pretrain.steps=50",
+        "evaluation.final_episodes=8",
+        "threads=1",
+        "progress=false",
+    ],
+)
+results = trainer.train()

@@ -1,0 +1,38 @@
+"""Statistics over runs: means with bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def bootstrap_interval(
+    values: Sequence[float], level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean (Efron 1979).
+
+    Args:
+        values: one number a run, i.e. a seed.
+        level: coverage.
+        resamples: bootstrap samples.
+        seed: of the resampling, so that a table can be made again.
+
+    Returns:
+        lower and upper end; NaN for fewer than two values, from which no spread can be told.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    generator = np.random.default_rng(seed)
+    means = values[generator.integers(0, len(values), (resamples, len(values)))].mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def interquartile_mean(values: Sequence[float]) -> float:
+    """Mean of the middle half of the values (Agarwal et al. 2021), with fractional weights at its ends."""
+    ordered = np.sort(np.asarray(values, dtype=float))
+    edges = np.arange(len(ordered) + 1) / len(ordered)
+    weights = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, None)
+    return float((weights * ordered).sum() / weights.sum())

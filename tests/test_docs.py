@@ -1,0 +1,129 @@
+"""The documentation builds without warnings, its programs run, and its tables agree with the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from globediff_torchrl.envs import make_env
+from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.state_models import STATE_MODELS
+from globediff_torchrl.state_models.presets import PRESETS as MODEL_PRESETS
+from globediff_torchrl.training import config as configuration
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """The rows of the first table under a heading, backquotes taken off."""
+    section = (DOCS / page).read_text().split(f"## {heading}\n", 1)[1]
+    lines = re.search(r"(^\|.*\n)+", section, re.MULTILINE).group().splitlines()[2:]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_documentation_builds_without_warnings(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    command += ["-d", str(tmp_path / "doctrees"), str(DOCS), str(tmp_path / "html")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "html" / "index.html").is_file()
+
+
+def run_example(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """The names that a program of docs/examples leaves behind; it runs in a folder of its own."""
+    monkeypatch.chdir(folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return runpy.run_path(str(DOCS / "examples" / f"{name}.py"))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_state_model_of_the_documentation_learns_and_trains_a_team(tmp_path, monkeypatch):
+    try:
+        names = run_example("state_model", tmp_path, monkeypatch)
+    finally:
+        STATE_MODELS.pop("linear", None)
+    losses = names["history"]["loss_linear"]
+    assert losses[-1] < 0.7 * losses[0]
+    assert type(names["trainer"].team.state_model).__name__ == "LinearStateModel"
+    assert names["results"]["complete"]
+
+
+def test_the_scenario_of_the_documentation_becomes_an_environment(tmp_path, monkeypatch, capsys):
+    try:
+        rollout = run_example("scenario", tmp_path, monkeypatch)["rollout"]
+    finally:
+        PRESETS.pop("meet", None)
+    assert "agent_0.spot.offset" in capsys.readouterr().out
+    assert (rollout["agents", "observation"][:, :, 0, 4:] == 0).all()  # hidden from agent 0
+    assert (rollout["agents", "observation"][:, :, 1, 4:] != 0).any()
+    assert rollout["next", "truncated"][:, -1].all()
+
+
+def test_the_wrapped_environment_of_the_documentation_gets_the_keys(tmp_path, monkeypatch):
+    names = run_example("wrapped_env", tmp_path, monkeypatch)
+    assert names["rollout"]["agents", "inferred_state"].shape == (16, 20, 2, 3)
+    assert names["env"].task.n_agents == 2
+
+
+def test_the_hook_of_the_documentation_logs_a_column(tmp_path, monkeypatch):
+    names = run_example("hook", tmp_path, monkeypatch)
+    assert "action_size" in (tmp_path / "runs/hook/progress.csv").read_text().splitlines()[0].split(",")
+    assert names["trainer"].table.rows[0]["action_size"] > 0
+
+
+def test_every_example_is_shown_in_extending():
+    page = (DOCS / "extending.md").read_text()
+    for example in (DOCS / "examples").glob("*.py"):
+        assert f"examples/{example.name}" in page
+
+
+@pytest.mark.parametrize(("column", "training"), [(1, "mappo"), (2, "mappo_reference")])
+def test_the_table_of_mappo_details_has_the_values_of_the_configuration(column, training):
+    config = configuration.compose("vmas", [f"training={training}"])
+    described = {row[0]: row[column] for row in rows("training.md", "Every MAPPO detail")}
+    for name, text in described.items():
+        # YAML 1.1 reads 2e-3 as a word, OmegaConf as a number
+        expected = OmegaConf.create(f"value: {text}").value
+        assert OmegaConf.select(config.training, name) == expected, f"{training}: {name}"
+    left_out = {"frames_per_batch", "update_input", "actor", "critic"}
+    assert set(config.training) - left_out <= set(described)
+    assert config.training.actor == config.training.critic
+
+
+def test_the_table_of_model_presets_has_the_values_of_the_code():
+    table = rows("state-models.md", "Presets")
+    for name, *cells in table:
+        for preset, cell in zip(("tuned", "fast", "paper"), cells):
+            value = MODEL_PRESETS[preset][name]
+            assert ("by K" if value is None else str(value)) == cell, f"{preset}: {name}"
+    assert {row[0] for row in table} >= set(MODEL_PRESETS["tuned"]) - {"final_noise", "levels"}
+
+
+def test_the_table_of_environments_has_the_sizes_of_the_presets():
+    table = {row[0]: row[1:] for row in rows("environments.md", "Presets")}
+    assert set(table) == set(PRESETS)
+    for name, (*_, aux, agents, observed, x, state, steps) in table.items():
+        task = make_env(f"vmas/{name}", num_envs=1, seed=None).task
+        sizes = (task.n_agents, task.observation_layout.size, task.aux_dim, task.state_layout.size, task.max_steps)
+        assert tuple(map(int, (agents, observed, x, state, steps))) == sizes, name
+        assert aux.replace(" ", "_") == task.aux, name
+
+
+def test_the_configuration_files_are_all_shown_or_named():
+    pages = "".join(page.read_text() for page in DOCS.glob("*.md"))
+    for group in ("algorithm", "experiment", "training", "env"):
+        for name in configuration.choices(group):
+            assert f"`{name}`" in pages, f"{group}={name} is in no page"

@@ -1,0 +1,139 @@
+"""What README.md prints is true: its scripts run, its command lines name what exists."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+import globediff_torchrl
+from globediff_torchrl.envs import available_envs
+from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.training import config as configuration
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# a training run of seconds: what the scripts of README leave to the configuration, at its smallest
+SMALL = [
+    "env.num_envs=8",
+    "training.epochs=1",
+    "pretrain.behaviour=random",
+    "pretrain.frames=480",
+    "pretrain.steps=5",
+    "pretrain.batch_size=16",
+    "state_model_update.batch_size=16",
+    "state_model_update.steps=1",
+    "evaluation.final_episodes=4",
+    "evaluation.every_frames=0",
+    "threads=1",
+    "progress=false",
+    "logger=none",
+]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def small_training(monkeypatch):
+    """``make_trainer`` with few frames, few environments and little pretraining; all else as in the script."""
+    original = globediff_torchrl.make_trainer
+
+    @functools.wraps(original)
+    def make_trainer(**arguments):
+        return original(**{**arguments, "total_frames": 480, "overrides": [*arguments.get("overrides", []), *SMALL]})
+
+    monkeypatch.setattr(globediff_torchrl, "make_trainer", make_trainer)
+
+
+def test_the_scripts_of_the_readme_run_as_printed(tmp_path, monkeypatch, small_training, one_thread, capsys):
+    monkeypatch.chdir(tmp_path)
+    policy, own_data, training, trained = blocks(README, "python")
+
+    names: dict = {}
+    exec(compile(policy, "README, first script", "exec"), names)
+    assert names["rollout"]["agents", "inferred_state"].shape == (32, 60, 2, 10)
+    assert "torch.Size([32, 60, 2, 10])" in capsys.readouterr().out
+
+    x, s = torch.randn(300, 3, 8), torch.randn(300, 16)
+    names = {"data": TensorDict({("agents", "aux_observation"): x, "state": s}, [300])}
+    assert "steps=3000" in own_data
+    exec(compile(own_data.replace("steps=3000", "steps=30"), "README, second script", "exec"), names)
+    assert names["samples"].shape == (100, 3, 16)
+    assert (tmp_path / "my_model" / "model.safetensors").is_file()
+
+    names = {}
+    exec(compile(training, "README, third script", "exec"), names)
+    assert names["trainer"].results["complete"]
+    for name in ("config.yaml", "summary.json", "progress.csv", "policy.safetensors", "checkpoints", "dataset"):
+        assert (tmp_path / "runs" / "first" / name).exists(), name
+
+    exec(compile(trained, "README, load_policy", "exec"), names)
+    assert names["rollout"].batch_size == (32, 60)
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """``(page, command)`` for each line that starts with ``python benchmarks/``, comments left out."""
+    found = []
+    for page in PAGES:
+        lines = [line for block in blocks(page.read_text(), "bash") for line in block.splitlines()]
+        found += [(page.name, line) for line in lines if line.startswith("python benchmarks/")]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), command_lines())
+def test_a_printed_command_names_what_exists(page, line):
+    _, script, *arguments = shlex.split(line, comments=True)
+    assert (ROOT / script).is_file(), f"{page} names {script}"
+    if script != "benchmarks/vmas.py":
+        source = (ROOT / script).read_text()
+        assert all(f'"{flag}"' in source for flag in arguments if flag.startswith("--")), f"{page}: {line}"
+        return
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    if "hydra/launcher=joblib" in overrides:
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    ours = [override.partition("=") for override in overrides if not override.startswith("hydra")]
+    assert len(ours) == len(overrides) or "-m" in arguments
+    choices = [[f"{name}={choice}" for choice in value.split(",")] for name, _, value in ours]
+    for combination in itertools.product(*choices):
+        config = configuration.compose("vmas", combination)  # raises for what does not exist
+        configuration.validate(config)
+        assert f"vmas/{config.env.scenario}" in available_envs()
+
+
+def test_every_entry_that_a_page_sets_in_passing_exists():
+    names = r"(?:env|algorithm|training|pretrain|evaluation|checkpoint)\.[\w.]+|logger|device|threads|experiment|training"
+    inline = rf"`(\+?(?:{names})=[\w\[\].]+)`"
+    found = {entry for page in PAGES for entry in re.findall(inline, page.read_text())}
+    assert len(found) > 10
+    for entry in found:
+        configuration.compose("vmas", [entry])  # raises for an entry that is not there, or is there where a + says no
+
+
+def test_the_tables_of_the_readme_list_every_preset_and_every_algorithm():
+    for name in [*PRESETS, *configuration.choices("algorithm")]:
+        assert re.search(rf"^\|.*`{name}`", README, re.MULTILINE), f"README's tables do not list {name}"
+
+
+def test_the_links_of_the_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
