@@ -91,7 +91,7 @@ def write(folder: Path, rows: list[dict]) -> None:
     for row in rows:
         groups[row["env"], row["algorithm"]].append(row)
     lines = [
-        "| environment | algorithm | seeds | return, last 3 batches | 95% interval | deterministic return | frames/s | inference |",
+        "| environment | algorithm | seeds | return (last 3) | 95% interval | deterministic | frames/s | infer |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for (env, algorithm), group in groups.items():

@@ -17,6 +17,7 @@ from globediff_torchrl.envs import make_env
 from globediff_torchrl.envs.presets import PRESETS
 from globediff_torchrl.state_models import STATE_MODELS
 from globediff_torchrl.state_models.presets import PRESETS as MODEL_PRESETS
+from globediff_torchrl.state_models.presets import default_beta_kl
 from globediff_torchrl.training import config as configuration
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,6 +110,8 @@ def test_the_table_of_model_presets_has_the_values_of_the_code():
         for preset, cell in zip(("tuned", "fast", "paper"), cells):
             value = MODEL_PRESETS[preset][name]
             assert ("by K" if value is None else str(value)) == cell, f"{preset}: {name}"
+    few, more = default_beta_kl(1), default_beta_kl(5)
+    assert f"{few} for K = 1 and {more} for more" in (DOCS / "state-models.md").read_text()
     assert {row[0] for row in table} >= set(MODEL_PRESETS["tuned"]) - {"final_noise", "levels"}
 
 

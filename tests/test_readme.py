@@ -120,7 +120,7 @@ def test_a_printed_command_names_what_exists(page, line):
 
 
 def test_every_entry_that_a_page_sets_in_passing_exists():
-    names = r"(?:env|algorithm|training|pretrain|evaluation|checkpoint)\.[\w.]+|logger|device|threads|experiment|training"
+    names = r"(?:env|algorithm|training|pretrain|evaluation)\.[\w.]+|logger|device|threads|experiment|training"
     inline = rf"`(\+?(?:{names})=[\w\[\].]+)`"
     found = {entry for page in PAGES for entry in re.findall(inline, page.read_text())}
     assert len(found) > 10

@@ -9,11 +9,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from tensordict import TensorDict
 from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation, GlobalRNGState
+from torchrl.collectors import Collector
+from torchrl.envs import EnvBase
 from torchrl.trainers import Trainer
 from tqdm import tqdm
 
-from globediff_torchrl.envs import set_vmas_rng_state, vmas_rng_state
+from globediff_torchrl.envs import load_simulator_state, set_vmas_rng_state, simulator_state, vmas_rng_state
 from globediff_torchrl.errors import UserError
 
 FOLDER = "checkpoints"
@@ -28,6 +31,26 @@ class RandomState:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         GlobalRNGState().load_state_dict(state_dict["process"])
         set_vmas_rng_state(state_dict["vmas"])
+
+
+class SimulatorState:
+    """Where the simulator is in the middle of an episode; needed where a batch is not made of whole episodes.
+
+    Holds every tensor of the simulator, the transforms' memories, and the tensordict from which the collector takes
+    its next step.
+    """
+
+    def __init__(self, env: EnvBase, collector: Collector) -> None:
+        self.env, self.collector = env, collector
+
+    def state_dict(self) -> dict[str, Any]:
+        carrier = self.collector._carrier.exclude("next").flatten_keys("/")
+        return {"simulator": simulator_state(self.env), "carrier": dict(carrier.clone().items())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        load_simulator_state(self.env, state_dict["simulator"])
+        carrier = TensorDict(state_dict["carrier"], self.env.batch_size).unflatten_keys("/")
+        self.collector._carrier.update(carrier)
 
 
 class SafeRotation(CheckpointRotation):

@@ -22,6 +22,8 @@ from globediff_torchrl.policies.networks import RunningNorm, join
 from globediff_torchrl.state_models import Fitter
 from globediff_torchrl.training.dataset import pairs
 
+SPREAD_ROWS = 1024
+
 
 class FiniteBatch(TrainerHookBase):
     """Refuses a batch with a NaN or infinite number before anything is trained on it."""
@@ -71,8 +73,17 @@ class StateModelUpdate(TrainerHookBase):
         metrics: dict[str, Any] = {}
         for _ in range(due * self.steps):
             metrics = self.fitter.step(self.replay_buffer.sample())
+        if due:
+            self._refresh_spread()
         self.updates += due
         return {f"state_model/{name}": float(value) for name, value in metrics.items()}
+
+    def _refresh_spread(self) -> None:
+        """Measures anew what the last denoising step leaves out: as the model improves, it shrinks."""
+        batch = self.replay_buffer.sample(SPREAD_ROWS)
+        x = batch.get(keys.AUX_OBSERVATION)
+        s = batch.get(keys.STATE).unsqueeze(-2).expand(*x.shape[:-1], -1)
+        self.fitter.update_final_scale(x.flatten(0, 1), s.flatten(0, 1))
 
     def state_dict(self) -> dict[str, Any]:
         return {"waiting": self.waiting, "updates": self.updates, "fitter": self.fitter.state_dict()}

@@ -205,9 +205,9 @@ class MAPPOStepper(OptimizationStepper):
             return
         bad = [name for name, value in [*losses.items(), *norms.items()] if not torch.isfinite(value).all()]
         raise TrainingError(
-            f"{', '.join(bad)} became NaN or infinite at frame {trainer.collected_frames}; a finite value was expected. "
-            f"The weights before this step are in the last checkpoint: resume from it with a lower training.lr, or look "
-            f"for NaN in the observations."
+            f"{', '.join(bad)} became NaN or infinite at frame {trainer.collected_frames}, expected finite values. "
+            f"The weights before this step are in the last checkpoint: resume from it with a lower training.lr, or "
+            f"look for NaN in the observations."
         )
 
     def state_dict(self) -> dict[str, Any]:

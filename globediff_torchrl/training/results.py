@@ -23,7 +23,7 @@ WEIGHTS = "policy.safetensors"
 
 
 def write_results(trainer: MAPPOTrainer) -> None:
-    """``summary.json``, ``learning_curve.png``, ``policy.safetensors`` beside ``config.yaml``; sets ``trainer.results``."""
+    """Writes ``summary.json``, ``learning_curve.png`` and ``policy.safetensors``; sets ``trainer.results``."""
     rows, output = trainer.table.rows, trainer.output
     last = rows[-1] if rows else {}
     final = {name.removeprefix("final/"): value for name, value in last.items() if name.startswith("final/")}

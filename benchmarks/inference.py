@@ -1,0 +1,137 @@
+"""How right is the inferred state on fresh episodes of a trained policy?
+
+    python benchmarks/inference.py runs/bracket/hunt/globediff/seed0 runs/bracket/gates/globediff/seed0
+
+For each run: the error of s_hat as a share of the mean state's (1), beside a linear regression from x and an MLP, both
+fitted on other episodes of the same policy; on the hidden part of the state alone the energy score (lower is better,
+units of the standard deviation), the energy distance between what was inferred and what was true, and the calibration
+spread / error (1: the samples are as far apart as the truth is from their mean).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas package
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from tqdm import tqdm
+
+from globediff_torchrl import GlobeDiff, fit, keys, load_policy, make_state_model
+from globediff_torchrl.evaluation.distances import energy_distance
+from globediff_torchrl.evaluation.episodes import run_episodes
+
+HIDDEN = {  # features of the state that no agent observes
+    "vmas/hunt": "target.*",
+    "vmas/trilateration": "goal*",
+    "vmas/gates": "team.bits",
+    "vmas/mirror": "goal*",
+    "vmas/relay": "goal*",
+    "vmas/compass": "team.*",
+}
+COLUMNS = ("env", "seed", "what", "error", "hidden_error", "energy_score", "energy_distance", "spread_over_error")
+
+
+def share(estimate: Tensor, state: Tensor, columns: Tensor) -> float:
+    """Squared error in units of the variance, mean over the given columns that vary. ``[M, d_s]`` each."""
+    variance = state.var(0, correction=0)
+    columns = columns[variance[columns] > 1e-8]
+    return float(((estimate - state).square().mean(0) / variance.clamp(min=1e-8))[columns].mean())
+
+
+def scores(hypotheses: Tensor, state: Tensor, columns: Tensor) -> dict[str, float]:
+    """Energy score, energy distance and calibration of ``hypotheses [M, S, d_s]`` on ``columns``."""
+    scale = state[:, columns].std(0)
+    samples, truth = hypotheses[..., columns] / scale, state[:, columns] / scale
+    count = samples.shape[1]
+    between = (samples - truth.unsqueeze(1)).norm(dim=-1).mean()
+    within = torch.cdist(samples, samples).sum((1, 2)).mean() / max(count * (count - 1), 1)
+    error = (samples.mean(1) - truth).square().mean()
+    # the mean of S samples lies off by their variance / S as well, which is not the model's error
+    spread = samples.var(1, correction=min(count - 1, 1)).mean()
+    return {
+        "energy_score": float(between - within / 2),
+        "energy_distance": float(energy_distance(samples[:2000, 0], truth[:2000])),
+        "spread_over_error": float((spread / (error - spread / count).clamp(min=1e-9)).sqrt()),
+    }
+
+
+def linear_fit(x: Tensor, s: Tensor) -> Tensor:
+    """Least squares with an intercept and a little ridge, ``[d_x + 1, d_s]``."""
+    rows = torch.cat([x, torch.ones(len(x), 1)], 1).double()
+    gram = rows.T @ rows + 1e-4 * len(x) * torch.eye(rows.shape[1])
+    return torch.linalg.solve(gram, rows.T @ s.double()).float()
+
+
+def rollout(policy, env, seed: int) -> TensorDict:
+    """x ``[M, n, d_x]`` and s ``[M, d_s]`` on fresh episodes of the policy."""
+    data = run_episodes(env, policy, "stochastic", seed, env.task.max_steps)
+    return data.reshape(-1).select(keys.AUX_OBSERVATION, keys.STATE)
+
+
+@torch.no_grad()
+def infer(model: GlobeDiff, data: TensorDict, samples: int) -> Tensor:
+    """Hypotheses of the first agent, ``[M, S, d_s]``, by the same model with S samples an x."""
+    many = GlobeDiff(**{**model.config, "num_samples": samples})
+    many.load_state_dict(model.state_dict())
+    return many(data.select(keys.AUX_OBSERVATION))[keys.HYPOTHESES][:, 0]
+
+
+def measure(run: Path, episodes: int, samples: int) -> list[dict]:
+    env, policy = load_policy(run, num_envs=episodes, seed=20_000)
+    model = policy[0]
+    columns = {"all": torch.arange(model.state_dim), "hidden": env.task.state_layout.select([HIDDEN[env.task.name]])}
+    others, fresh = rollout(policy, env, 20_000), rollout(policy, env, 30_000)
+    x, s = fresh[keys.AUX_OBSERVATION], fresh[keys.STATE]
+    hypotheses = infer(model, fresh, samples)
+    weights = linear_fit(others[keys.AUX_OBSERVATION][:, 0], others[keys.STATE])
+    regressor = make_state_model("regressor", env)
+    fit(regressor, others, steps=3000, seed=0, progress=False)
+    with torch.no_grad():
+        regressed = regressor(fresh.select(keys.AUX_OBSERVATION))[keys.INFERRED_STATE][:, 0]
+    estimates = {
+        "mean state": others[keys.STATE].mean(0).expand_as(s),
+        "linear regression from x": torch.cat([x[:, 0], torch.ones(len(x), 1)], 1) @ weights,
+        "MLP from x": regressed,
+        "GlobeDiff, one sample": hypotheses[:, 0],
+        f"GlobeDiff, mean of {samples}": hypotheses.mean(1),
+    }
+    rows = []
+    for name, estimate in estimates.items():
+        row = {"env": env.task.name, "seed": run.name, "what": name}
+        row["error"] = share(estimate, s, columns["all"])
+        row["hidden_error"] = share(estimate, s, columns["hidden"])
+        drawn = hypotheses if name == "GlobeDiff, one sample" else estimate.unsqueeze(1)
+        row |= scores(drawn, s, columns["hidden"])
+        if drawn.shape[1] == 1:
+            row["spread_over_error"] = ""
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="output folders of runs of a GlobeDiff policy")
+    parser.add_argument("--episodes", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=16, help="hypotheses an x")
+    parser.add_argument("--output", type=Path, default=Path("runs/inference.csv"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [row for run in tqdm(arguments.runs) for row in measure(run, arguments.episodes, arguments.samples)]
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        numbers = [f"{row[name]:.3f}" if isinstance(row[name], float) else "" for name in COLUMNS[3:]]
+        print("| " + " | ".join([row["env"], row["what"], *numbers]) + " |")
+
+
+if __name__ == "__main__":
+    main()

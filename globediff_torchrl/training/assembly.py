@@ -1,0 +1,238 @@
+"""The parts of a training run put together: collector, loss, optimiser, buffers and hooks, in their order."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from tensordict import TensorDict
+from torchrl.checkpoint import Checkpoint
+from torchrl.collectors import Collector
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.record.loggers import get_logger
+from torchrl.trainers.trainers import UpdateWeights
+
+from globediff_torchrl import keys
+from globediff_torchrl.envs import preserve_vmas_rng
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.evaluation.episodes import evaluate
+from globediff_torchrl.state_models import Fitter
+from globediff_torchrl.training import config as configuration
+from globediff_torchrl.training.algorithms import Team, env_from_config, make_team
+from globediff_torchrl.training.checkpoint import FOLDER, RandomState, SafeRotation, SimulatorState
+from globediff_torchrl.training.dataset import PairWriter, random_pairs
+from globediff_torchrl.training.hooks import Clock, Evaluation, FiniteBatch, InputStatistics, StateModelUpdate
+from globediff_torchrl.training.mappo import (
+    Advantages,
+    MAPPOStepper,
+    Minibatches,
+    TrueInferences,
+    make_loss,
+    make_optimizer,
+)
+from globediff_torchrl.training.pretrain import OfflineData, Pretraining
+from globediff_torchrl.training.results import write_results
+from globediff_torchrl.training.trainer import MAPPOTrainer
+
+LOSS_SETTINGS = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
+
+
+def batch_frames(config: DictConfig, env: EnvBase) -> int:
+    """Frames a batch: one episode of each environment, or what the configuration says, in whole environment steps."""
+    asked = config.training.frames_per_batch
+    if asked is None:
+        return env.batch_size.numel() * (env.task.max_steps or 100)
+    if asked < env.batch_size.numel():
+        raise UserError(
+            f"training.frames_per_batch must be at least one step of each environment ({env.batch_size.numel()}), "
+            f"got {asked}."
+        )
+    return math.ceil(asked / env.batch_size.numel()) * env.batch_size.numel()
+
+
+def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path) -> MAPPOTrainer:
+    training = config.training
+    frames = batch_frames(config, env)
+    steps = frames // env.batch_size.numel()
+    loss = make_loss(
+        team.actor,
+        team.critic,
+        team.value_norm,
+        **{name: training[name] for name in LOSS_SETTINGS},
+    )
+    optimizer = make_optimizer(loss, training.lr, training.critic_lr, training.adam_eps)
+    clock = Clock(team.state_model)
+    collector = Collector(
+        env,
+        team.policy,
+        frames_per_batch=frames,
+        total_frames=-1,
+        # whole episodes in each batch: nothing of the simulator needs to survive a checkpoint
+        reset_at_each_iter=steps == env.task.max_steps,
+        track_traj_ids=False,
+        exploration_type=ExplorationType.RANDOM,
+        pre_collect_hook=clock.start,
+        auto_register_policy_transforms=False,  # for recurrent policies
+    )
+    trainer = MAPPOTrainer(
+        config,
+        team,
+        env,
+        output,
+        collector=collector,
+        total_frames=math.ceil(config.total_frames / frames) * frames,
+        frame_skip=1,
+        optim_steps_per_batch=training.minibatches,
+        num_epochs=training.epochs,
+        loss_module=loss,
+        optimizer=optimizer,
+        optimization_stepper=MAPPOStepper(
+            optimizer, training.max_grad_norm, (frames, config.total_frames), training.final_lr
+        ),
+        logger=_logger(config, output),
+        log_interval=0,
+        progress_bar=config.progress,
+        checkpoint=Checkpoint(),
+        checkpoint_rotation=SafeRotation(output / FOLDER, keep_last=config.checkpoint.keep_last),
+        save_trainer_interval=max(config.checkpoint.every_frames - 1, 0),
+    )
+    _register_hooks(trainer, clock, frames)
+    return trainer
+
+
+def _logger(config: DictConfig, output: Path) -> Any:
+    if config.logger == "none":
+        return None
+    try:
+        return get_logger(config.logger, logger_name=str(output), experiment_name="logs")
+    except ImportError as error:
+        raise UserError(
+            f"logger={config.logger} needs a package that is not installed ({error}): "
+            f"pip install 'globediff_torchrl[{config.logger}]'."
+        ) from error
+
+
+def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int) -> None:
+    """The order is the order of execution within each stage of TorchRL's loop."""
+    config, team, loss = trainer.config, trainer.team, trainer.loss_module
+    trainer.register_op("batch_process", clock.collected)
+    FiniteBatch([keys.OBSERVATION, ("next", *keys.REWARD), keys.STATE, keys.INFERRED_STATE]).register(trainer)
+    if config.training.update_input is True or str(config.training.update_input).lower() == "true":
+        TrueInferences(team.actor).register(trainer)
+    Advantages(loss).register(trainer)
+    Minibatches(loss, frames, config.training.minibatches).register(trainer)
+    trainer.register_op("pre_steps_log", _batch_metrics)
+    trainer.register_op("post_steps", clock.updated)
+    if team.state_model is not None and team.state_model.make_loss() is not None:
+        _register_state_model(trainer)
+    InputStatistics([team.actor, team.critic], lambda: _warm_up(trainer), trainer).register(trainer)
+    update_weights = UpdateWeights(trainer.collector, policy_weights_getter=lambda: TensorDict.from_module(team.policy))
+    trainer.register_op("post_steps_log", lambda batch: update_weights())
+    trainer.register_op("post_steps_log", clock.state_model_updated)
+    trainer.register_module("clock", clock)
+    Evaluation(trainer, _evaluator(trainer), config.evaluation.every_frames).register(trainer)
+    trainer.register_op("post_steps_log", lambda batch: trainer.table.end_row())
+    trainer.register_module("table", trainer.table)
+    if not trainer.collector.reset_at_each_iter:
+        trainer.register_module("simulator", SimulatorState(trainer.env, trainer.collector))
+    trainer.register_module("random_state", RandomState())
+    trainer.register_op("shutdown", lambda: write_results(trainer))
+
+
+def _batch_metrics(batch: TensorDict) -> dict[str, Any]:
+    done = batch.get(("next", keys.DONE)).squeeze(-1)
+    if not done.any():
+        return {}
+    returns = batch.get(("next", *keys.EPISODE_REWARD)).mean((-1, -2))[done]
+    metrics = {"return": float(returns.mean()), "episodes": int(done.sum())}
+    success = batch.get(("next", keys.SUCCESS), None)
+    if success is not None:
+        metrics["success"] = float(success.squeeze(-1)[done].float().mean())
+    return {**metrics, "log_pbar": True}
+
+
+def _register_state_model(trainer: MAPPOTrainer) -> None:
+    config, model = trainer.config, trainer.team.state_model
+    update, pretrain = config.state_model_update, config.pretrain
+    per_team = model.infer_per == "team"
+    fitter = Fitter(model, lr=update.lr)
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(update.buffer_size), batch_size=update.batch_size)
+    task = trainer.env.task
+    offline = OfflineData(
+        path=Path(pretrain.dataset or trainer.output / "dataset"),
+        frames=pretrain.frames,
+        behaviour=pretrain.behaviour,
+        expected={
+            "env": task.name,
+            "aux": task.aux,
+            "hidden": list(task.hidden),
+            "aux_dim": model.aux_dim,
+            "state_dim": model.state_dim,
+            "per_team": per_team,
+        },
+        per_team=per_team,
+        collect=lambda writer: _behave(config, trainer.output, writer),
+    )
+    Pretraining(
+        trainer,
+        fitter,
+        offline,
+        buffer,
+        steps=pretrain.steps,
+        batch_size=pretrain.batch_size,
+        lr=pretrain.lr,
+        output=trainer.output,
+        seed=config.seed,
+        progress=config.progress,
+    ).register(trainer)
+    StateModelUpdate(fitter, buffer, update.every_episodes, update.steps, per_team).register(trainer)
+
+
+def _behave(config: DictConfig, output: Path, writer: PairWriter) -> None:
+    """Fills ``writer`` with what the behaviour policy sees, on environments and random numbers of its own."""
+    behaviour = config.copy()
+    behaviour.update({"resume": None, "output": str(output / "behaviour"), "logger": "none"})
+    behaviour.update({"total_frames": config.pretrain.frames, "seed": config.seed + 1_000_000})
+    behaviour.checkpoint.every_frames = config.pretrain.frames * 2
+    behaviour.evaluation.every_frames = 0
+    with preserve_vmas_rng(), torch.random.fork_rng():
+        torch.manual_seed(behaviour.seed)
+        env = env_from_config(behaviour)
+        if config.pretrain.behaviour == "random":
+            random_pairs(env, writer, env.task.max_steps or 100, config.progress)
+            return
+        x = behaviour.algorithm.aux
+        behaviour.algorithm = configuration.load_algorithm("mappo")
+        behaviour.algorithm.aux = x
+        run = Path(behaviour.output)
+        run.mkdir(parents=True, exist_ok=True)
+        trainer = assemble(behaviour, env, make_team(behaviour, env), run)
+        writer.register(trainer)
+        while writer.written < writer.frames:
+            trainer.train()
+
+
+def _warm_up(trainer: MAPPOTrainer) -> Any:
+    env, steps = trainer.env, trainer.env.task.max_steps or 100
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        return env.rollout(steps, trainer.team.policy, break_when_any_done=False)
+
+
+def _evaluator(trainer: MAPPOTrainer) -> Any:
+    config = trainer.config
+    settings, envs = config.evaluation, {}
+
+    def run(final: bool) -> dict[str, float]:
+        episodes = settings.final_episodes if final else settings.episodes
+        if episodes not in envs:
+            with preserve_vmas_rng():
+                envs[episodes] = env_from_config(config, num_envs=episodes, seed=settings.seed)
+        env = envs[episodes]
+        return evaluate(env, trainer.team.policy, seed=settings.seed, max_steps=env.task.max_steps or 100)
+
+    return run

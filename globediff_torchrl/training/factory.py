@@ -1,0 +1,89 @@
+"""``make_trainer``: from a configuration to a trainer, new or resumed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.training import config as configuration
+from globediff_torchrl.training.algorithms import env_from_config, make_team
+from globediff_torchrl.training.assembly import assemble
+from globediff_torchrl.training.checkpoint import load_newest
+from globediff_torchrl.training.trainer import MAPPOTrainer
+
+
+def make_trainer(
+    env: str = "vmas/hunt",
+    algorithm: str = "globediff",
+    total_frames: int | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> MAPPOTrainer:
+    """The trainer that ``python benchmarks/<family>.py`` runs, for a script of one's own.
+
+    Args:
+        env: ``"<family>/<scenario>"``, see :func:`~globediff_torchrl.envs.available_envs`.
+        algorithm: a file of ``configs/algorithm``: globediff, mappo, mappo_joint, regressor, oracle, ...
+        total_frames: environment steps of all environments together; rounded up to whole batches.
+        seed: of the networks, the environments and the sampling.
+        output: folder for checkpoints, tables, figures and weights.
+        resume: folder of an earlier run of the same configuration, to go on from its newest checkpoint.
+        overrides: any entry of the configuration, as on the command line: ``["training.lr=1e-3"]``.
+
+    Raises:
+        UserError: an unknown name or a value that does not fit; the message says which are known.
+
+    Example:
+        >>> trainer = make_trainer(env="vmas/hunt", algorithm="globediff", total_frames=280_000, output="runs/first")
+        >>> trainer.train()
+    """
+    family, _, scenario = env.partition("/")
+    if not scenario:
+        raise UserError(f"env must be '<family>/<scenario>', e.g. 'vmas/hunt', got {env!r}.")
+    arguments = {"total_frames": total_frames, "output": output, "resume": resume}
+    chosen = [f"{name}={value}" for name, value in arguments.items() if value is not None]
+    known = [f"algorithm={algorithm}", f"env.scenario={scenario}", f"seed={seed}"]
+    return trainer_from_config(configuration.compose(family, [*known, *chosen, *overrides]))
+
+
+def trainer_from_config(config: DictConfig) -> MAPPOTrainer:
+    """Builds the trainer of a composed configuration and, with ``resume``, brings it to where that run was."""
+    configuration.validate(config)
+    output = Path(config.resume or config.output)
+    _check_same_run(config, output)
+    logging.getLogger("torchrl").setLevel(logging.WARNING)  # it announces each buffer that it makes
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    env = env_from_config(config)
+    team = make_team(config, env)
+    trainer = assemble(config, env, team, output)
+    configuration.save(config, output / "config.yaml")
+    if config.resume is not None:
+        frame = load_newest(trainer, output)
+        tqdm.write(f"Resuming {output} at frame {frame or 0}.")
+    return trainer
+
+
+def _check_same_run(config: DictConfig, output: Path) -> None:
+    saved = output / "fingerprint.json"
+    mine = configuration.fingerprint(config)
+    if config.resume is not None:
+        if not saved.exists():
+            raise UserError(
+                f"resume={output} has no run in it (no {saved.name}); expected the output of an earlier run."
+            )
+        if saved.read_text() != mine:
+            raise UserError(
+                f"the run in {output} had another env, algorithm, training or seed than this configuration. Resume it "
+                f"with the same ones (its config.yaml lists them), or start a new run with another output."
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    saved.write_text(mine)

@@ -1,0 +1,162 @@
+"""The decentralised actor: legal actions, true probabilities, and nothing read that execution does not have."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict.nn import TensorDictSequential
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from globediff_torchrl import GlobeDiff, UserError, make_actor, make_env, make_state_model
+from globediff_torchrl import keys as k
+
+WITHOUT_STATE = ["globediff", "mappo", "mappo_joint", "regressor"]
+
+
+@pytest.fixture
+def hunt():
+    return make_env("vmas/hunt", num_envs=4, seed=0, max_steps=8)
+
+
+def drawn(env, policy, steps):
+    """A rollout with sampled actions."""
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        return env.rollout(steps, policy, break_when_any_done=False)
+
+
+def team_policy(env, algorithm: str, **model):
+    torch.manual_seed(0)
+    if algorithm == "mappo":
+        return make_actor(env, reads=None)
+    if algorithm == "mappo_joint":
+        return make_actor(env, reads=None, inputs=[k.OBSERVATION, k.AUX_OBSERVATION, k.AGENT_ID])
+    model = make_state_model(algorithm, env, width=16, **model)
+    return TensorDictSequential(model, make_actor(env, model))
+
+
+def test_continuous_actions_stay_within_their_bounds_and_reach_both_halves(hunt):
+    actor = make_actor(hunt, reads=None, scale_init=5.0)
+    torch.manual_seed(0)
+    actions = drawn(hunt, actor, 8)["agents", "action"]
+    low, high = hunt.full_action_spec[k.ACTION].space.low, hunt.full_action_spec[k.ACTION].space.high
+    assert (actions >= low.unsqueeze(1)).all() and (actions <= high.unsqueeze(1)).all()
+    assert actions.min() < 0.5 * low.min() and actions.max() > 0.5 * high.max()
+
+
+def test_first_actions_are_centred_and_the_same_scale_for_all(hunt):
+    actor = make_actor(hunt, reads=None, scale_init=1.5)
+    rollout = drawn(hunt, actor, 8)
+    assert rollout["agents", "loc"].abs().max() < 0.2  # orthogonal gain .01
+    torch.testing.assert_close(rollout["agents", "scale"], torch.full_like(rollout["agents", "scale"], 1.5))
+
+
+def test_a_masked_categorical_never_draws_an_illegal_action(skirmish):
+    torch.manual_seed(0)
+    policy = team_policy(skirmish, "globediff")
+    rollout = drawn(skirmish, policy, 40)
+    mask, action, active = (rollout["agents", name] for name in ("action_mask", "action", "active_mask"))
+    assert mask.gather(-1, action.unsqueeze(-1)).all()
+    assert (action[~active[..., 0]] == 0).all() and (~active).any()
+    assert set(action[active[..., 0]].tolist()) == {1, 2, 3}
+
+
+def test_an_illegal_action_has_no_probability_and_the_legal_ones_share_all(skirmish):
+    actor = make_actor(skirmish, reads=None)
+    data = drawn(skirmish, actor, 5)
+    mask, distribution = data["agents", "action_mask"], actor.get_dist(data)
+    log_prob = torch.stack([distribution.log_prob(torch.full(mask.shape[:-1], a)) for a in range(4)], -1)
+    assert (log_prob[~mask] == -torch.inf).all() and torch.isfinite(log_prob[mask]).all()
+    torch.testing.assert_close(log_prob.exp().sum(-1), torch.ones(mask.shape[:-1]))
+
+
+@pytest.mark.parametrize("algorithm", WITHOUT_STATE)
+def test_the_stored_log_probability_is_that_of_the_stored_action(hunt, algorithm):
+    policy = team_policy(hunt, algorithm)
+    rollout = drawn(hunt, policy, 8)
+    actor = policy[-1] if algorithm in ("globediff", "regressor") else policy
+    stored = rollout["agents", "action_log_prob"]
+    assert stored.shape == rollout.batch_size + (2,)
+    torch.testing.assert_close(actor.get_dist(rollout).log_prob(rollout["agents", "action"]), stored)
+
+
+def test_the_stored_log_probability_of_discrete_actions_is_that_of_the_stored_action(skirmish):
+    policy = team_policy(skirmish, "globediff")
+    rollout = drawn(skirmish, policy, 5)
+    recomputed = policy[-1].get_dist(rollout).log_prob(rollout["agents", "action"])
+    torch.testing.assert_close(recomputed, rollout["agents", "action_log_prob"])
+
+
+@pytest.mark.parametrize("algorithm", WITHOUT_STATE)
+def test_the_true_state_is_no_input_and_nan_in_it_changes_no_action(hunt, algorithm):
+    policy = team_policy(hunt, algorithm)
+    assert "state" not in policy.in_keys
+    clean = hunt.rollout(6).exclude(k.ACTION)
+    poisoned = clean.clone()
+    poisoned["state"] = torch.full_like(poisoned["state"], torch.nan)
+    actions = []
+    for data in (clean, poisoned):
+        torch.manual_seed(3)
+        with set_exploration_type(ExplorationType.RANDOM), torch.no_grad():
+            actions.append(policy(data.clone())[k.ACTION])
+    assert torch.isfinite(actions[1]).all() and torch.equal(*actions)
+
+
+def test_the_oracle_alone_reads_the_state(hunt):
+    model = make_state_model("oracle", hunt)
+    assert "state" in TensorDictSequential(model, make_actor(hunt, model)).in_keys
+
+
+@pytest.mark.parametrize("algorithm", WITHOUT_STATE)
+def test_deterministic_actions_repeat_and_go_with_the_row_of_the_batch(hunt, algorithm):
+    policy, data = team_policy(hunt, algorithm), hunt.rollout(6).reshape(-1)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    with set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
+        torch.manual_seed(1)
+        first = policy(data.clone())[k.ACTION]
+        torch.manual_seed(2)
+        again = policy(data.clone())[k.ACTION]
+        permuted = policy(data[order].clone())[k.ACTION]
+    assert torch.equal(first, again)
+    torch.testing.assert_close(permuted, first[order], atol=1e-6, rtol=0)
+
+
+def test_random_actions_differ_between_draws(hunt):
+    policy, data = team_policy(hunt, "globediff"), hunt.reset()
+    with set_exploration_type(ExplorationType.RANDOM), torch.no_grad():
+        first, second = policy(data.clone()), policy(data.clone())
+    assert not torch.equal(first[k.ACTION], second[k.ACTION])
+    assert not torch.equal(first[k.INFERRED_STATE], second[k.INFERRED_STATE])
+
+
+def test_a_deterministic_action_is_the_mode_of_the_distribution(skirmish):
+    actor = make_actor(skirmish, reads=None, gain=1.0)
+    data = drawn(skirmish, actor, 5)
+    with set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
+        actions = actor(data.clone())[k.ACTION]
+    logits = data["agents", "logits"].masked_fill(~data["agents", "action_mask"], -torch.inf)
+    assert torch.equal(actions, logits.argmax(-1))
+
+
+def test_auto_reads_the_mean_and_a_sample_where_there_is_a_mean(hunt):
+    centred = GlobeDiff.from_env(hunt, preset="fast", width=16)
+    plain = GlobeDiff.from_env(hunt, preset="fast", width=16, center="none")
+    assert {k.INFERRED_MEAN, k.INFERRED_STATE} <= set(make_actor(hunt, centred).in_keys)
+    assert k.INFERRED_STATE in make_actor(hunt, plain).in_keys
+    assert k.INFERRED_MEAN not in make_actor(hunt, plain).in_keys
+
+
+def test_an_untrained_actor_ignores_the_sample_beside_the_mean(hunt):
+    model = GlobeDiff.from_env(hunt, preset="fast", width=16)
+    policy = TensorDictSequential(model, make_actor(hunt, model, gain=1.0))
+    data = policy(hunt.reset())
+    moved = data.clone()
+    moved[k.INFERRED_STATE] += 3.0
+    torch.testing.assert_close(policy[-1].get_dist(moved).loc, policy[-1].get_dist(data).loc)
+    moved[k.INFERRED_MEAN] += 3.0
+    assert not torch.allclose(policy[-1].get_dist(moved).loc, policy[-1].get_dist(data).loc)
+
+
+def test_an_input_that_the_environment_lacks_is_named_with_its_fix():
+    env = make_env("vmas/hunt", num_envs=2, aux=None)
+    with pytest.raises(UserError, match=r"aux_observation.*pass aux="):
+        make_actor(env, reads=None, inputs=[k.AUX_OBSERVATION])

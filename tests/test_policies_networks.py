@@ -1,0 +1,106 @@
+"""Input normalisation, the critic under the value normaliser, and the networks both are made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+from torch import nn
+from torchrl.modules import PopArtValueNorm
+
+from globediff_torchrl import UserError, make_critic, make_env
+from globediff_torchrl.policies import RunningNorm
+from globediff_torchrl.policies.networks import join, make_trunk
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=5), st.integers(1, 4), st.integers(0, 100))
+def test_running_norm_is_the_mean_and_deviation_of_all_batches_seen(sizes, features, seed):
+    generator, norm = np.random.default_rng(seed), RunningNorm(features, clip=1e9)
+    batches = [generator.normal(3.0, 5.0, (size, features)) for size in sizes]
+    for batch in batches:
+        norm.update(torch.from_numpy(batch).float())
+    seen = np.concatenate(batches)
+    scale = np.where(seen.std(0) > 1e-5, seen.std(0), 1.0)
+    value = torch.randn(7, features)
+    expected = (value.numpy() - seen.mean(0)) / scale
+    np.testing.assert_allclose(norm(value).numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_running_norm_folds_all_batch_dimensions_and_clips():
+    norm = RunningNorm(1, clip=2.0)
+    norm.update(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1))
+    torch.testing.assert_close(norm(torch.tensor([[0.5], [9.0], [-9.0]])), torch.tensor([[0.5], [2.0], [-2.0]]))
+
+
+def test_forward_leaves_the_statistics_alone_and_constants_keep_scale_one():
+    norm = RunningNorm(2)
+    norm.update(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    norm.train()
+    out = norm(torch.tensor([[4.0, 5.5]]))
+    assert all(torch.equal(before[name], value) for name, value in norm.state_dict().items())
+    torch.testing.assert_close(out, torch.tensor([[2.0, 0.5]]))
+
+
+def test_a_norm_that_has_seen_nothing_is_the_identity():
+    torch.testing.assert_close(RunningNorm(3)(torch.tensor([1.0, -2.0, 3.0])), torch.tensor([1.0, -2.0, 3.0]))
+
+
+def test_the_value_is_the_output_in_units_of_the_value_norm_and_the_same_for_all_agents():
+    env, norm = make_env("vmas/trilateration", num_envs=2), PopArtValueNorm(shape=1)
+    critic, plain = make_critic(env, norm), make_critic(env)
+    plain.load_state_dict(critic.state_dict())
+    norm.update(torch.tensor([[10.0], [30.0], [50.0]]))
+    data = env.rollout(5)
+    with torch.no_grad():
+        value, raw = (module(data.clone())["agents", "state_value"] for module in (critic, plain))
+    assert value.shape == (2, 5, 3, 1) and (value == value[..., :1, :]).all()
+    torch.testing.assert_close(value, 30.0 + np.std([10, 30, 50]).item() * raw, rtol=1e-3, atol=1e-2)
+
+
+def test_the_critic_follows_the_value_norm_but_does_not_hold_it():
+    env, norm = make_env("vmas/hunt", num_envs=2), PopArtValueNorm(shape=1)
+    critic, data = make_critic(env, norm), env.reset()
+    assert norm not in list(critic.modules())
+    before = critic(data.clone())["agents", "state_value"]
+    norm.update(torch.full((100, 1), 1000.0))
+    assert (critic(data)["agents", "state_value"] - before).abs().min() > 1.0
+
+
+def test_the_critic_reads_the_state_alone():
+    assert make_critic(make_env("vmas/hunt", num_envs=2)).in_keys == ["state"]
+
+
+def test_inputs_of_the_team_are_repeated_for_each_agent():
+    own, shared = torch.randn(4, 3, 2), torch.randn(4, 5)
+    joined = join([own, shared], agents=3)
+    assert joined.shape == (4, 3, 7)
+    torch.testing.assert_close(joined[:, 2], torch.cat([own[:, 2], shared], -1))
+
+
+def test_the_reference_network_is_layer_norm_then_linear_relu_layer_norm_twice():
+    trunk = make_trunk(5, (64, 64), activation="relu", layer_norm=True, input_norm="layer")
+    kinds = [type(layer) for layer in trunk]
+    assert kinds == [nn.LayerNorm, nn.Linear, nn.ReLU, nn.LayerNorm, nn.Linear, nn.ReLU, nn.LayerNorm]
+    square = trunk[4].weight
+    torch.testing.assert_close(square @ square.T, 2.0 * torch.eye(64), atol=1e-4, rtol=0)  # orthogonal, gain sqrt 2
+    assert (trunk[1].bias == 0).all()
+
+
+@pytest.mark.parametrize(("name", "value"), [("activation", "swish"), ("input_norm", "batch")])
+def test_unknown_parts_list_the_known_ones(name, value):
+    with pytest.raises(UserError, match=f"'{value}'.*Known: "):
+        make_trunk(3, (4,), **{name: value})
+
+
+def test_the_critic_serves_any_batch_shape():
+    env = make_env("vmas/hunt", num_envs=2)
+    critic = make_critic(env)
+    size = env.observation_spec["state"].shape[-1]
+    for batch in ((), (3,), (2, 5)):
+        out = critic(TensorDict({"state": torch.randn(*batch, size)}, batch))["agents", "state_value"]
+        assert out.shape == (*batch, 2, 1)

@@ -1,0 +1,229 @@
+"""Checkpoints: a resumed run is the run that was never stopped; broken ones and bad numbers get one message."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from globediff_torchrl import TrainingError, UserError, load_policy
+from globediff_torchrl import keys as k
+from globediff_torchrl.envs.vmas import StateVmasEnv
+
+EVERY = ["checkpoint.every_frames=80", "checkpoint.keep_last=2"]
+UPDATES = ["state_model_update.every_episodes=12", "state_model_update.steps=2"]  # a remainder lies over the stop
+
+
+def stop_at(trainer, frames: int, how=None):
+    stop = how or trainer.request_stop
+
+    def hook(batch):
+        if trainer.collected_frames == frames:
+            stop()
+
+    trainer.register_op("post_steps_log", hook)
+    return trainer
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("algorithm", ["globediff", "mappo_history"])
+def test_a_resumed_run_equals_the_uninterrupted_one(fast_trainer, tmp_path, progress, algorithm):
+    options = [*UPDATES, "evaluation.every_frames=80"]
+    whole = fast_trainer(algorithm, *options, iterations=4, folder="whole")
+    whole.train()
+    stop_at(fast_trainer(algorithm, *options, iterations=4, folder="parts"), 160).train()
+    assert [row["frames"] for row in progress(tmp_path / "parts")] == ["80.0", "160.0"]
+    torch.manual_seed(12345)  # nothing of the resumed run may hang on the process it wakes up in
+    resumed = fast_trainer(algorithm, *options, iterations=4, folder="parts", resume=tmp_path / "parts")
+    assert resumed.collected_frames == 160
+    resumed.train()
+    for (name, one), two in zip(whole.team.policy.state_dict().items(), resumed.team.policy.state_dict().values()):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=0, msg=name)
+    for one, two in zip(whole.team.critic.parameters(), resumed.team.critic.parameters()):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
+    rows = progress(tmp_path / "whole"), progress(tmp_path / "parts")
+    assert len(rows[0]) == len(rows[1]) == 4
+    for one, two in zip(*rows):
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            assert (value == two[name] == "") or float(value) == pytest.approx(float(two[name]), abs=1e-6), name
+
+
+def test_a_run_that_is_complete_is_not_run_again(fast_trainer, tmp_path, capsys):
+    fast_trainer("mappo", iterations=1).train()
+    again = fast_trainer("mappo", iterations=1, resume=tmp_path / "run")
+    before = [p.clone() for p in again.team.policy.parameters()]
+    again.train()
+    assert again.collected_frames == 80 and "complete at 80 frames" in capsys.readouterr().out
+    assert all(torch.equal(a, b) for a, b in zip(before, again.team.policy.parameters()))
+
+
+def test_a_complete_run_goes_on_with_more_frames(fast_trainer, tmp_path, progress):
+    fast_trainer("mappo", iterations=1).train()
+    fast_trainer("mappo", iterations=3, resume=tmp_path / "run").train()
+    assert [row["frames"] for row in progress(tmp_path / "run")] == ["80.0", "160.0", "240.0"]
+
+
+def test_a_signal_ends_the_run_with_a_checkpoint_and_gives_the_handler_back(fast_trainer, tmp_path):
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals reach the main thread alone")
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = fast_trainer("mappo", iterations=4)
+    stop_at(trainer, 160, lambda: signal.raise_signal(signal.SIGTERM)).train()
+    assert trainer.collected_frames == 160 and signal.getsignal(signal.SIGTERM) is before
+    assert [path.name[-4:] for path in checkpoints(tmp_path / "run")] == ["0160"]
+    assert trainer.results["complete"] is False
+
+
+def test_a_run_that_dies_is_resumed_from_its_last_checkpoint(fast_trainer, tmp_path, progress):
+    def die():
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        stop_at(fast_trainer("mappo", *EVERY, iterations=4), 240, die).train()
+    resumed = fast_trainer("mappo", *EVERY, iterations=4, resume=tmp_path / "run")
+    assert resumed.collected_frames == 160
+    resumed.train()
+    assert [row["frames"] for row in progress(tmp_path / "run")] == ["80.0", "160.0", "240.0", "320.0"]
+
+
+@pytest.fixture
+def two_checkpoints(fast_trainer, tmp_path):
+    stop_at(fast_trainer("globediff", *EVERY, iterations=4), 160).train()
+    assert [path.name[-4:] for path in checkpoints(tmp_path / "run")] == ["0080", "0160"]
+    return tmp_path / "run"
+
+
+TEARS = ["manifest.json", "trainer_state/state/meta.json", "loss_module/state/*.memmap", "state_model/state/*.memmap"]
+
+
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before_with_one_message(
+    fast_trainer, two_checkpoints, tmp_path, capsys
+):
+    for number, tear in enumerate(TEARS):
+        run = tmp_path / f"copy{number}"
+        shutil.copytree(two_checkpoints, run)
+        pattern = tear if tear == "manifest.json" else f"components/*{tear}"
+        victim = max(checkpoints(run)[-1].glob(pattern), key=lambda path: path.stat().st_size)
+        victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
+        capsys.readouterr()
+        resumed = fast_trainer("globediff", *EVERY, iterations=4, folder=run.name, resume=run)
+        said = capsys.readouterr().out
+        assert resumed.collected_frames == 80, tear
+        assert said.count("cannot be read") == 1 and "0160" in said and "at frame 80" in said, tear
+        if number == 0:
+            resumed.train()
+            assert resumed.collected_frames == 320
+
+
+def test_a_missing_file_in_the_newest_checkpoint_falls_back_too(fast_trainer, two_checkpoints):
+    next(checkpoints(two_checkpoints)[-1].glob("components/*loss_module/state/*.memmap")).unlink()
+    assert fast_trainer("globediff", *EVERY, iterations=4, resume=two_checkpoints).collected_frames == 80
+
+
+@pytest.mark.parametrize("change", ["training.lr=1e-5", "env.scenario=gates", "algorithm.state_model.preset=tuned"])
+def test_a_resume_with_another_configuration_is_refused_and_nothing_is_touched(fast_trainer, tmp_path, change):
+    trainer = fast_trainer("globediff", iterations=1)
+    del trainer
+    saved = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(UserError, match="another env, algorithm, training or seed"):
+        fast_trainer("globediff", change, iterations=1, resume=tmp_path / "run")
+    assert (tmp_path / "run" / "config.yaml").read_text() == saved
+
+
+def test_a_resume_of_nothing_says_so(fast_trainer, tmp_path):
+    with pytest.raises(UserError, match="has no run in it"):
+        fast_trainer("mappo", resume=tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_number_of_checkpoints_kept_is_what_the_configuration_says(fast_trainer, tmp_path):
+    fast_trainer("mappo", *EVERY, iterations=4).train()
+    assert [path.name[-4:] for path in checkpoints(tmp_path / "run")] == ["0240", "0320"]
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+@pytest.mark.parametrize("algorithm", ["globediff", "mappo"])
+def test_loaded_weights_act_as_the_trained_policy(fast_trainer, tmp_path, algorithm):
+    trainer = fast_trainer(algorithm, iterations=2)
+    trainer.train()
+    env, policy = load_policy(tmp_path / "run", num_envs=3, seed=7)
+    assert env.batch_size == (3,) and env.task.name == "vmas/hunt"
+    data = env.rollout(4)
+    with set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
+        one, two = (module(data.clone())[k.ACTION] for module in (policy, trainer.team.policy))
+    assert torch.equal(one, two)
+
+
+def test_weights_that_are_missing_or_do_not_fit_are_one_clear_error(fast_trainer, tmp_path):
+    with pytest.raises(UserError, match=r"no config.yaml"):
+        load_policy(tmp_path)
+    fast_trainer("mappo", iterations=1).train()
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("- 16", "- 17"))
+    with pytest.raises(UserError, match="does not fit"):
+        load_policy(tmp_path / "run")
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+def poison(monkeypatch, key, after: int, value: float):
+    """From the so-manieth step of the simulator on, one number of ``key`` is not finite."""
+    step, steps = StateVmasEnv._step, []
+
+    def bad(self, tensordict):
+        out = step(self, tensordict)
+        steps.append(1)
+        if len(steps) > after:
+            out[key][(0,) * out[key].ndim] = value
+        return out
+
+    monkeypatch.setattr(StateVmasEnv, "_step", bad)
+
+
+@pytest.mark.parametrize("algorithm", ["mappo", "globediff"])
+@pytest.mark.parametrize("key", [("agents", "reward"), ("agents", "observation"), "state"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(
+    fast_trainer, tmp_path, monkeypatch, algorithm, key, value
+):
+    trainer = fast_trainer(algorithm, *EVERY, "pretrain.steps=0", iterations=4)
+    weights = []
+    trainer.register_op(
+        "post_steps_log", lambda batch: weights.append([p.clone() for p in trainer.team.policy.parameters()])
+    )
+    poison(monkeypatch, key, after=35, value=value)  # ten steps of warm-up, two batches, in the third
+    with pytest.raises(TrainingError, match=r"NaN|finite"):
+        trainer.train()
+    assert trainer.collected_frames == 160
+    assert all(torch.equal(a, b) for a, b in zip(weights[-1], trainer.team.policy.parameters()))
+    monkeypatch.undo()
+    resumed = fast_trainer(algorithm, *EVERY, "pretrain.steps=0", iterations=4, resume=tmp_path / "run")
+    assert resumed.collected_frames == 160
+    assert all(torch.isfinite(p).all() for p in resumed.team.policy.parameters())
+
+
+@pytest.mark.parametrize("network", ["actor", "critic"])
+def test_a_loss_that_is_not_finite_stops_the_run_before_a_step_is_taken(fast_trainer, tmp_path, network):
+    trainer = fast_trainer("mappo", *EVERY, iterations=4)
+    stepper = trainer.optimization_stepper
+    step = stepper.step
+
+    def bad(owner, sub_batch):
+        if owner.collected_frames == 160:
+            name = k.ADVANTAGE if network == "actor" else k.VALUE_TARGET
+            sub_batch[name][0] = torch.nan
+        return step(owner, sub_batch)
+
+    stepper.step = bad
+    with pytest.raises(TrainingError, match=r"NaN or infinite at frame 160"):
+        trainer.train()
+    assert all(torch.isfinite(p).all() for p in trainer.loss_module.parameters())
+    assert fast_trainer("mappo", *EVERY, iterations=4, resume=tmp_path / "run").collected_frames == 80

@@ -1,0 +1,196 @@
+"""The state model within a run: offline data, pretraining, the online update every N episodes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+
+from globediff_torchrl import UserError
+from globediff_torchrl import keys as k
+from globediff_torchrl.training.dataset import PairWriter, load_dataset, pairs
+from globediff_torchrl.training.hooks import StateModelUpdate
+
+
+class Counter:
+    """Stands for the fitter: counts the gradient steps."""
+
+    def __init__(self):
+        self.steps = 0
+
+    def step(self, batch):
+        self.steps += 1
+        return {"loss": torch.tensor(1.0)}
+
+
+class Sink:
+    """Stands for the replay buffer."""
+
+    def __init__(self):
+        self.pairs = []
+
+    def extend(self, batch):
+        self.pairs.append(batch)
+
+    def sample(self):
+        return None
+
+
+def batch_of(dones: list[bool], agents: int = 2):
+    t = len(dones)
+    team = TensorDict({"aux_observation": torch.arange(t * agents * 3.0).reshape(1, t, agents, 3)}, (1, t, agents))
+    done = TensorDict({"done": torch.tensor(dones).reshape(1, t, 1)}, (1, t))
+    return TensorDict({"agents": team, "state": torch.arange(t * 2.0).reshape(1, t, 2), "next": done}, (1, t))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=8), st.integers(1, 9))
+def test_an_update_of_so_many_steps_follows_every_n_episodes_and_the_rest_is_carried_over(batches, every):
+    fitter, episodes = Counter(), 0
+    hook = StateModelUpdate(fitter, Sink(), every=every, steps=3, per_team=False)
+    for dones in batches:
+        hook.extend(batch_of(dones))
+        metrics = hook.update(None)
+        due = (episodes + sum(dones)) // every - episodes // every
+        episodes += sum(dones)
+        assert fitter.steps == 3 * (episodes // every) and hook.updates == episodes // every
+        assert bool(metrics) == (due > 0)
+
+
+def test_the_cadence_goes_on_after_a_resume():
+    hooks = [StateModelUpdate(Counter(), Sink(), every=5, steps=1, per_team=False) for _ in range(2)]
+    for hook in hooks:
+        hook.fitter.state_dict = dict
+        hook.fitter.load_state_dict = lambda state: None
+    hooks[0].extend(batch_of([True] * 8))
+    hooks[0].update(None)
+    hooks[1].load_state_dict(hooks[0].state_dict())
+    hooks[1].extend(batch_of([True] * 2))
+    hooks[1].update(None)
+    assert hooks[1].fitter.steps == 1 and hooks[1].updates == 2
+
+
+@pytest.mark.parametrize(("per_team", "agents"), [(False, 2), (True, 1)])
+def test_pairs_flatten_the_rollout_and_keep_one_agent_where_the_team_infers_once(per_team, agents):
+    batch = batch_of([False] * 4)
+    found = pairs(batch, per_team)
+    assert found.batch_size == (4,)
+    assert torch.equal(found[k.AUX_OBSERVATION], batch[k.AUX_OBSERVATION][0, :, :agents])
+    assert torch.equal(found["state"], batch["state"][0])
+    assert not any("next" in name for name in found.keys(True, True))
+
+
+def test_a_run_updates_after_as_many_episodes_as_the_configuration_says(fast_trainer):
+    trainer = fast_trainer("globediff", iterations=3)  # 24 episodes, an update every 5, one step each
+    trainer.train()
+    fitter = trainer._modules["state_model"].fitter
+    assert fitter.steps == 4 + 4  # pretraining, then floor(24 / 5)
+    assert trainer._modules["state_model"].waiting == 4
+
+
+def test_the_replay_buffer_begins_with_the_offline_data_and_goes_on_with_the_batches(fast_trainer, tmp_path):
+    trainer = fast_trainer("globediff", iterations=2)
+    batches = []
+    trainer.register_op("pre_steps_log", lambda batch: batches.append(batch["state"].reshape(80, -1)))
+    trainer.train()
+    stored, data = trainer._modules["state_model_buffer"][:], load_dataset(tmp_path / "run" / "dataset")
+    assert len(data) == 160 and len(stored) == 160 + 160
+    for key in ("state", k.AUX_OBSERVATION):
+        assert torch.equal(stored[key][:160], data[key])
+    assert torch.equal(stored["state"][160:], torch.cat(batches))
+
+
+@pytest.mark.parametrize("behaviour", ["random", "mappo"])
+def test_the_offline_data_are_pairs_of_the_task_by_the_behaviour_asked_for(fast_trainer, tmp_path, behaviour):
+    trainer = fast_trainer("globediff", f"pretrain.behaviour={behaviour}", "pretrain.frames=100", iterations=1)
+    trainer.train()
+    data = load_dataset(tmp_path / "run" / "dataset", {"env": "vmas/hunt", "behaviour": behaviour})
+    assert len(data) == 100 and len(data["state"].unique(dim=0)) == 100
+    assert trainer.collected_frames == 80  # the behaviour policy's own run does not count
+
+
+def test_pretraining_changes_the_state_model_and_no_steps_leave_it(fast_trainer):
+    for steps, changes in ((4, True), (0, False)):
+        options = [f"pretrain.steps={steps}", "state_model_update.steps=0"]
+        trainer = fast_trainer("globediff", *options, iterations=1, folder=f"run{steps}")
+        before = [p.clone() for p in trainer.team.state_model.parameters()]
+        trainer.train()
+        same = all(torch.equal(a, b) for a, b in zip(before, trainer.team.state_model.parameters()))
+        assert same != changes
+
+
+def test_the_policy_update_leaves_the_state_model_alone(fast_trainer):
+    trainer = fast_trainer("globediff", "state_model_update.steps=0", iterations=2)
+    seen = []
+    trainer.register_op(
+        "pre_steps_log", lambda batch: seen.append([p.clone() for p in trainer.team.state_model.parameters()])
+    )
+    trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], trainer.team.state_model.parameters()))
+
+
+def test_the_collector_acts_on_the_updated_state_model(fast_trainer):
+    trainer = fast_trainer("globediff", iterations=1)
+    trainer.train()
+    theirs = dict(trainer.collector._wrapped_policy.named_parameters())
+    for name, value in trainer.team.policy.named_parameters():
+        assert any(torch.equal(value, other) for key, other in theirs.items() if key.endswith(name)), name
+
+
+# ------------------------------------------------------------------------------------------------------------ dataset
+def test_a_dataset_is_used_again_and_not_collected_again(fast_trainer, tmp_path):
+    fast_trainer("globediff", iterations=1, folder="first").train()
+    dataset = tmp_path / "first" / "dataset"
+    times = {path: path.stat().st_mtime_ns for path in sorted(dataset.rglob("*")) if path.is_file()}
+    fast_trainer("globediff", f"pretrain.dataset={dataset}", iterations=1, folder="second").train()
+    assert times == {path: path.stat().st_mtime_ns for path in sorted(dataset.rglob("*")) if path.is_file()}
+    assert not (tmp_path / "second" / "dataset").exists()
+
+
+def test_a_dataset_of_another_environment_is_refused_by_name(fast_trainer, tmp_path):
+    fast_trainer("globediff", iterations=1, folder="first").train()
+    other = fast_trainer("globediff", f"pretrain.dataset={tmp_path / 'first' / 'dataset'}", env="vmas/gates")
+    with pytest.raises(UserError, match=r"has env = 'vmas/hunt', but this run needs 'vmas/gates'"):
+        other.train()
+
+
+def written(path, frames=6):
+    writer = PairWriter(path, frames, per_team=False)
+    writer(batch_of([False] * 4))
+    writer(batch_of([False] * 4))
+    return writer
+
+
+def test_a_dataset_on_disk_is_what_was_written_cut_to_its_size(tmp_path):
+    writer = written(tmp_path / "data")
+    assert load_dataset(tmp_path / "data") is None  # interrupted: not described yet
+    writer.finish({"env": "a"})
+    data = load_dataset(tmp_path / "data", {"env": "a"})
+    expected = torch.cat([batch_of([False] * 4)["state"][0]] * 2)[:6]
+    assert torch.equal(data["state"], expected)
+
+
+@pytest.mark.parametrize("name", ["env", "aux", "hidden", "aux_dim", "per_team"])
+def test_what_differs_of_a_dataset_is_named_with_both_values(tmp_path, name):
+    here = {"env": "a", "aux": "joint", "hidden": ["x"], "aux_dim": 3, "per_team": False}
+    written(tmp_path / "data").finish(here)
+    assert load_dataset(tmp_path / "data", here) is not None
+    with pytest.raises(UserError, match=f"has {name} = .* but this run needs 'other'"):
+        load_dataset(tmp_path / "data", {**here, name: "other"})
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_torn_description_of_a_dataset_is_one_clear_error(tmp_path, content):
+    written(tmp_path / "data").finish({"env": "a"})
+    (tmp_path / "data" / "dataset.json").write_text(content)
+    with pytest.raises(UserError, match="Delete the folder"):
+        load_dataset(tmp_path / "data", {"env": "a"})
+
+
+def test_a_torn_dataset_is_one_clear_error(tmp_path):
+    written(tmp_path / "data").finish({"env": "a"})
+    (tmp_path / "data" / "meta.json").write_text("{")
+    with pytest.raises(UserError, match="Delete the folder"):
+        load_dataset(tmp_path / "data", {"env": "a"})
