@@ -7,20 +7,14 @@ sys.path.pop(0)  # this script's folder: its own name would hide the vmas packag
 import hydra
 from omegaconf import DictConfig
 
-from globediff_torchrl import UserError
-from globediff_torchrl.training import announce, trainer_from_config
+from globediff_torchrl.training.cli import check_arguments, run
 
 
 @hydra.main(config_path="../configs", config_name="vmas", version_base="1.3")
 def main(config: DictConfig) -> None:
-    try:
-        trainer = trainer_from_config(config)
-        announce(trainer)
-        trainer.train()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(config)
 
 
 if __name__ == "__main__":
+    check_arguments("vmas", sys.argv[1:])
     main()

@@ -24,6 +24,9 @@ class Counter:
         self.steps += 1
         return {"loss": torch.tensor(1.0)}
 
+    def update_final_scale(self, x, s):
+        pass
+
 
 class Sink:
     """Stands for the replay buffer."""
@@ -34,8 +37,8 @@ class Sink:
     def extend(self, batch):
         self.pairs.append(batch)
 
-    def sample(self):
-        return None
+    def sample(self, *size):
+        return self.pairs[0]
 
 
 def batch_of(dones: list[bool], agents: int = 2):

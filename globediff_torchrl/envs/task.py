@@ -42,6 +42,6 @@ class Task:
 
 def describe_hidden(task: Task) -> str:
     """One line on what the team does not see; what a run prints."""
-    if not task.hidden:
-        return f"{task.name} hides nothing of the observation."
-    return f"{task.name} hides {', '.join(task.hidden)}; the state is inferred from x = {task.aux or 'nothing'}."
+    hidden = ", ".join(task.hidden) or "no feature of the observation"
+    inferred = f" The state is inferred from x = {task.aux}." if task.aux else ""
+    return f"{task.name} hides {hidden}.{inferred}"

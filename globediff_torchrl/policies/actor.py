@@ -18,8 +18,8 @@ from torchrl.envs import EnvBase
 from torchrl.modules import MaskedCategorical, TanhNormal
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import UserError
-from globediff_torchrl.policies.ego_view import EgoView
+from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.policies.ego_view import READS, EgoView
 from globediff_torchrl.policies.networks import join, make_trunk, orthogonal
 
 LOGITS = (keys.AGENTS, "logits")
@@ -117,6 +117,7 @@ def make_actor(
         out_keys = [keys.INFERRED_MEAN] if state_model is None else state_model.out_keys
         reads = "mean_sample" if keys.INFERRED_MEAN in out_keys else "sample"
     if reads is not None:
+        _check_reads(reads, state_model)
         ego = EgoView(
             agents,
             _feature_size(env, keys.STATE),
@@ -144,6 +145,17 @@ def make_actor(
         modules.append(TensorDictModule(head, in_keys=in_keys, out_keys=[LOC, SCALE]))
         modules.append(_tanh_normal(spec))
     return ProbabilisticTensorDictSequential(*modules)
+
+
+def _check_reads(reads: str, state_model: TensorDictModuleBase | None) -> None:
+    if reads not in READS:
+        raise unknown("reads", reads, READS)
+    missing = [] if state_model is None else [key for key in READS[reads] if key not in state_model.out_keys]
+    if missing:
+        raise UserError(
+            f"reads={reads} needs {missing[0]}, which this {type(state_model).__name__} does not write (it writes "
+            f"{state_model.out_keys}). Hypotheses come from num_samples above 1, a mean from center=regression."
+        )
 
 
 def _categorical(env: EnvBase) -> ProbabilisticTensorDictModule:

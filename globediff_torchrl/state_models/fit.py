@@ -120,7 +120,7 @@ def fit(
     Example:
         >>> fit(GlobeDiff(aux_dim=8, state_dim=16), data, steps=3000, seed=0)
     """
-    defaults = FIT[getattr(model, "preset", "tuned")]
+    defaults = FIT.get(getattr(model, "preset", "tuned"), FIT["tuned"])
     batch_size, lr = batch_size or defaults["batch_size"], lr or defaults["lr"]
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:

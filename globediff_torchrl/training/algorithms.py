@@ -80,7 +80,7 @@ def make_team(config: DictConfig, env: EnvBase) -> Team:
         raise unknown("actor input", unfit[0], INPUTS)
     state_model = None
     if algorithm.state_model is not None:
-        options = as_dict(algorithm.state_model)
+        options = {name: value for name, value in as_dict(algorithm.state_model).items() if value is not None}
         state_model = make_state_model(options.pop("name"), env, **options).to(config.device)
     actor = make_actor(
         env,

@@ -166,7 +166,6 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
     offline = OfflineData(
         path=Path(pretrain.dataset or trainer.output / "dataset"),
         frames=pretrain.frames,
-        behaviour=pretrain.behaviour,
         expected={
             "env": task.name,
             "aux": task.aux,
@@ -174,6 +173,8 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
             "aux_dim": model.aux_dim,
             "state_dim": model.state_dim,
             "per_team": per_team,
+            "asked": pretrain.frames,
+            "behaviour": pretrain.behaviour,
         },
         per_team=per_team,
         collect=lambda writer: _behave(config, trainer.output, writer),
@@ -190,7 +191,9 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
         seed=config.seed,
         progress=config.progress,
     ).register(trainer)
-    StateModelUpdate(fitter, buffer, update.every_episodes, update.steps, per_team).register(trainer)
+    StateModelUpdate(
+        fitter, buffer, every=update.every_episodes, steps=update.steps, lr=update.lr, per_team=per_team
+    ).register(trainer)
 
 
 def _behave(config: DictConfig, output: Path, writer: PairWriter) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -121,7 +120,33 @@ def as_dict(node: Any) -> dict[str, Any]:
     return {} if node is None else OmegaConf.to_container(node, resolve=True)
 
 
-def fingerprint(config: DictConfig) -> str:
-    """What must not change between a run and its resume, as one line of JSON."""
-    sections = {name: as_dict(config[name]) for name in ("env", "algorithm", "training")}
-    return json.dumps({**sections, "seed": config.seed}, sort_keys=True)
+FIXED = ("env", "algorithm", "training", "seed")  # what must not change between a run and its resume
+
+
+def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of the run in ``config.resume``, with what was overridden now and may change.
+
+    Args:
+        config: as composed now; its ``resume`` names the run.
+        overrides: the entries that were given explicitly, e.g. ``["total_frames=1e6"]``.
+
+    Raises:
+        UserError: there is no run in the folder, or an override asks for another one than it holds.
+    """
+    path = Path(config.resume) / "config.yaml"
+    if not path.exists():
+        raise UserError(f"resume={config.resume} has no run in it (no config.yaml); expected the output of a run.")
+    saved = OmegaConf.load(path)
+    for override in overrides:
+        name = override.lstrip("+").partition("=")[0]
+        asked, held = OmegaConf.select(config, name), OmegaConf.select(saved, name)
+        if name.split(".")[0] not in FIXED:
+            OmegaConf.update(saved, name, asked, force_add=True)
+        elif asked != held:
+            asked, held = (node.get("name", node) if isinstance(node, DictConfig) else node for node in (asked, held))
+            raise UserError(
+                f"the run in {config.resume} has {name} = {held!r}, but {asked!r} was asked for. Leave {name} away to "
+                f"go on with the run as it is, or start another run with another output."
+            )
+    saved.resume = config.resume
+    return saved

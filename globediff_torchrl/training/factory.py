@@ -10,12 +10,21 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from globediff_torchrl.errors import UserError
+from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.assembly import assemble
-from globediff_torchrl.training.checkpoint import load_newest
+from globediff_torchrl.training.checkpoint import FOLDER, load_newest
 from globediff_torchrl.training.trainer import MAPPOTrainer
+
+OWN_FILES = (
+    "config.yaml",
+    "progress.csv",
+    "summary.json",
+    "learning_curve.png",
+    "policy.safetensors",
+    "pretraining.pt",
+)
 
 
 def make_trainer(
@@ -35,7 +44,7 @@ def make_trainer(
         total_frames: environment steps of all environments together; rounded up to whole batches.
         seed: of the networks, the environments and the sampling.
         output: folder for checkpoints, tables, figures and weights.
-        resume: folder of an earlier run of the same configuration, to go on from its newest checkpoint.
+        resume: folder of an earlier run, to go on from its newest checkpoint with its own configuration.
         overrides: any entry of the configuration, as on the command line: ``["training.lr=1e-3"]``.
 
     Raises:
@@ -48,17 +57,28 @@ def make_trainer(
     family, _, scenario = env.partition("/")
     if not scenario:
         raise UserError(f"env must be '<family>/<scenario>', e.g. 'vmas/hunt', got {env!r}.")
+    if family not in configuration.choices("env"):
+        raise unknown("environment family", family, configuration.choices("env"))
     arguments = {"total_frames": total_frames, "output": output, "resume": resume}
     chosen = [f"{name}={value}" for name, value in arguments.items() if value is not None]
-    known = [f"algorithm={algorithm}", f"env.scenario={scenario}", f"seed={seed}"]
-    return trainer_from_config(configuration.compose(family, [*known, *chosen, *overrides]))
+    chosen += [f"algorithm={algorithm}", f"env.scenario={scenario}", f"seed={seed}", *overrides]
+    return trainer_from_config(configuration.compose(family, chosen), chosen)
 
 
-def trainer_from_config(config: DictConfig) -> MAPPOTrainer:
-    """Builds the trainer of a composed configuration and, with ``resume``, brings it to where that run was."""
+def trainer_from_config(config: DictConfig, overrides: Sequence[str] = ()) -> MAPPOTrainer:
+    """Builds the trainer of a composed configuration and, with ``resume``, brings it to where that run was.
+
+    Args:
+        config: see ``configs/``.
+        overrides: what was given explicitly; a resumed run takes everything else from its own ``config.yaml``.
+    """
+    if config.resume is not None:
+        config = configuration.resumed(config, overrides)
     configuration.validate(config)
     output = Path(config.resume or config.output)
-    _check_same_run(config, output)
+    if config.resume is None:
+        _put_aside(output)
+    output.mkdir(parents=True, exist_ok=True)
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # it announces each buffer that it makes
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -72,18 +92,14 @@ def trainer_from_config(config: DictConfig) -> MAPPOTrainer:
     return trainer
 
 
-def _check_same_run(config: DictConfig, output: Path) -> None:
-    saved = output / "fingerprint.json"
-    mine = configuration.fingerprint(config)
-    if config.resume is not None:
-        if not saved.exists():
-            raise UserError(
-                f"resume={output} has no run in it (no {saved.name}); expected the output of an earlier run."
-            )
-        if saved.read_text() != mine:
-            raise UserError(
-                f"the run in {output} had another env, algorithm, training or seed than this configuration. Resume it "
-                f"with the same ones (its config.yaml lists them), or start a new run with another output."
-            )
-    output.mkdir(parents=True, exist_ok=True)
-    saved.write_text(mine)
+def _put_aside(output: Path) -> None:
+    """Moves what an earlier run left in the same folder into ``previous/<k>``: its checkpoints are not of this run."""
+    left = [output / name for name in (*OWN_FILES, FOLDER) if (output / name).exists()]
+    if not left:
+        return
+    previous = output / "previous"
+    folder = previous / str(len(list(previous.glob("*"))) + 1)
+    folder.mkdir(parents=True)
+    for path in left:
+        path.rename(folder / path.name)
+    tqdm.write(f"{output} held an earlier run, now in {folder}; resume={output} would have gone on with it.")

@@ -27,14 +27,12 @@ class OfflineData:
     Args:
         path: folder of the dataset; used again where it is complete and fits.
         frames: number of pairs.
-        behaviour: ``"mappo"`` or ``"random"``, recorded with the data.
         expected: what a reused dataset must have been collected for.
         collect: fills a writer by the behaviour policy.
     """
 
     path: Path
     frames: int
-    behaviour: str
     expected: dict[str, Any]
     per_team: bool
     collect: Callable[[PairWriter], None]
@@ -44,7 +42,7 @@ class OfflineData:
         if data is None:
             writer = PairWriter(self.path, self.frames, self.per_team)
             self.collect(writer)
-            data = writer.finish({**self.expected, "behaviour": self.behaviour})
+            data = writer.finish(self.expected)
         return data
 
 

@@ -1,0 +1,44 @@
+"""What the benchmark scripts share: from the command line to a finished run, with one clear line for a mistake."""
+
+from __future__ import annotations
+
+import sys
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.training import config as configuration
+from globediff_torchrl.training.factory import trainer_from_config
+from globediff_torchrl.training.trainer import announce
+
+
+def check_arguments(family: str, arguments: list[str]) -> None:
+    """Ends the program with exit code 2 where a name on the command line does not exist; hydra would end it with 1.
+
+    Args:
+        family: name of the main configuration.
+        arguments: ``sys.argv[1:]``. A sweep (``-m a=1,2``) is checked for the first of the values.
+    """
+    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith(("-", "hydra"))]
+    if {"-m", "--multirun"} & set(arguments):
+        overrides = [argument.split(",")[0] for argument in overrides if not argument.partition("=")[2].startswith("[")]
+    try:
+        configuration.compose(family, overrides)
+    except UserError as error:
+        _end(error)
+
+
+def run(config: DictConfig) -> None:
+    """Trains what ``config`` describes; a mistake of the user's ends the program with one line and exit code 2."""
+    try:
+        trainer = trainer_from_config(config, HydraConfig.get().overrides.task)
+        announce(trainer)
+        trainer.train()
+    except UserError as error:
+        _end(error)
+
+
+def _end(error: UserError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

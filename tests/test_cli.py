@@ -1,0 +1,56 @@
+"""``python benchmarks/vmas.py`` from outside: one clear line and exit code 2, or a folder of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "benchmarks" / "vmas.py"), f"output={folder / 'run'}", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("algorithm=globdiff", ["globdiff", "globediff", "mappo_joint"]),
+        ("env.scenario=huntt", ["huntt", "'vmas/hunt'"]),
+        ("algorithm.state_model.preset=fats", ["fats", "fast", "tuned", "paper"]),
+        ("env.hide=[target.offsett]", ["target.offsett", "target.offset"]),
+        ("+algorithm.state_model.diffusion_steps=0", ["diffusion_steps", "0"]),
+        ("env.num_envs=0", ["env.num_envs", "0"]),
+        ("training.lr=-0.001", ["training.lr", "-0.001"]),
+        ("training.lrr=1", ["lrr"]),
+    ],
+)
+def test_bad_input_ends_with_code_2_and_one_clear_line(tmp_path, override, says):
+    done = run(tmp_path, override)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and all(word in lines[-1] for word in says), done.stderr
+    assert len([line for line in lines if "error" in line.lower()]) == 1
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_run_leaves_its_results_and_says_what_is_hidden_and_where_they_lie(tmp_path, fast_config):
+    options = [option for option in fast_config("globediff") if not option.startswith(("progress", "logger"))]
+    done = run(tmp_path, *options, "total_frames=160")
+    folder = tmp_path / "run"
+    assert done.returncode == 0, done.stderr
+    names = ["summary.json", "progress.csv", "learning_curve.png", "policy.safetensors", "config.yaml"]
+    assert all((folder / name).stat().st_size > 0 for name in names)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["frames"] == 160 and summary["complete"] and "deterministic/return" in summary
+    assert len((folder / "progress.csv").read_text().splitlines()) == 3
+    said = done.stdout + done.stderr
+    assert "hides agents.target.offset" in said and str(folder) in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

@@ -1,0 +1,78 @@
+"""Statistics over runs against numbers worked out by hand, and figures that are drawn."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from globediff_torchrl.evaluation.figures import bracket_figure, learning_curve
+from globediff_torchrl.evaluation.statistics import bootstrap_interval, interquartile_mean
+
+PNG = b"\x89PNG"
+
+
+def test_equal_values_have_an_interval_of_no_width():
+    assert bootstrap_interval([2.5] * 5) == (2.5, 2.5)
+
+
+@pytest.mark.parametrize("values", [[], [1.0]])
+def test_no_spread_can_be_told_from_fewer_than_two_values(values):
+    assert all(math.isnan(end) for end in bootstrap_interval(values))
+
+
+def test_two_values_give_the_interval_between_them():
+    assert bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)  # the mean is 0 or 1 in a quarter of the resamples each
+
+
+def test_the_interval_is_that_of_the_normal_approximation_on_many_values():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    low, high = bootstrap_interval(values)
+    half = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+
+
+def test_the_interval_covers_the_mean_about_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    ends = [bootstrap_interval(generator.normal(0, 1, 30), level=0.8, resamples=500) for _ in range(200)]
+    assert 0.7 < np.mean([low <= 0 <= high for low, high in ends]) < 0.88
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=10))
+def test_the_interval_repeats_and_grows_with_its_level(values):
+    narrow, wide = (bootstrap_interval(values, level, resamples=300) for level in (0.5, 0.95))
+    assert wide == bootstrap_interval(values, 0.95, resamples=300)
+    assert min(values) - 1e-9 <= wide[0] <= narrow[0] <= narrow[1] <= wide[1] <= max(values) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 2, 3, 4], 2.5),  # the two in the middle
+        ([100, 0, 5, 7], 6.0),  # sorted first, outliers left out
+        ([3.0], 3.0),
+        ([1, 2, 9], (1 / 12 * 1 + 1 / 3 * 2 + 1 / 12 * 9) / (1 / 2)),  # a twelfth of the first and the last third
+        ([0, 1, 2, 3, 4], 2.0),
+        ([0, 0, 1, 4, 50], (0.75 * 0 + 1 + 0.75 * 4) / 2.5),  # weights 0, .75, 1, .75, 0
+    ],
+)
+def test_the_interquartile_mean_weighs_the_middle_half(values, expected):
+    assert interquartile_mean(values) == pytest.approx(expected)
+
+
+def test_a_learning_curve_is_a_picture_also_without_any_point(tmp_path):
+    final = {"final/deterministic/return": 2.0, "final/deterministic/return_sem": 0.1}
+    for name, rows in (("some", [{"frames": 1.0, "return": 1.0}, {"frames": 2.0, **final}]), ("none", [])):
+        learning_curve(rows, tmp_path / f"{name}.png", "title")
+        assert (tmp_path / f"{name}.png").read_bytes()[:4] == PNG
+
+
+def test_a_study_is_a_picture_and_nothing_is_drawn_of_nothing(tmp_path):
+    rows = [{"env": e, "algorithm": a, "return_last": 1.0} for e in ("hunt", "gates") for a in ("globediff", "oracle")]
+    bracket_figure(rows, tmp_path / "study.png")
+    bracket_figure([], tmp_path / "empty.png")
+    assert (tmp_path / "study.png").read_bytes()[:4] == PNG and not (tmp_path / "empty.png").exists()

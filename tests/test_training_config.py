@@ -1,0 +1,175 @@
+"""Configurations: every file composes and trains, every bad value is refused by name before anything is built."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from globediff_torchrl import UserError, make_trainer
+from globediff_torchrl import keys as k
+from globediff_torchrl.training import config as configuration
+from globediff_torchrl.training.algorithms import INPUTS
+
+ALGORITHMS = configuration.choices("algorithm")
+BAD = {
+    "total_frames": (0, -5),
+    "threads": (0, 1.5),
+    "env.num_envs": (0, -1, 2.5),
+    "training.epochs": (0, 1.5),
+    "training.minibatches": (0, 1.5),
+    "training.lr": (-1e-3, 0, ".nan", "fast", "null"),
+    "training.critic_lr": (-1e-3,),
+    "training.max_grad_norm": (0,),
+    "training.clip_epsilon": (-0.1, "big"),
+    "training.gamma": (1.01, -0.1),
+    "training.lmbda": (1.5,),
+    "training.final_lr": (2,),
+    "training.entropy_coeff": (-0.01,),
+    "training.update_input": ("maybe",),
+    "evaluation.episodes": (0, 2.5),
+    "evaluation.final_episodes": (0,),
+    "evaluation.every_frames": (-1,),
+    "pretrain.frames": (0,),
+    "pretrain.steps": (-1,),
+    "pretrain.batch_size": (0,),
+    "pretrain.lr": (-1,),
+    "pretrain.behaviour": ("expert",),
+    "state_model_update.every_episodes": (0,),
+    "state_model_update.steps": (-2,),
+    "state_model_update.buffer_size": (0,),
+    "checkpoint.every_frames": (-1,),
+    "checkpoint.keep_last": (0,),
+    "logger": ("csvv",),
+}
+
+
+def test_the_configuration_as_it_stands_is_valid():
+    config = configuration.compose()
+    configuration.validate(config)
+    assert config.algorithm.name == "globediff" and config.env.scenario == "hunt"
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_a_bad_value_is_refused_with_its_name_and_itself(name, value):
+    config = configuration.compose(overrides=[f"{name}={value}"])
+    shown = "None" if value == "null" else str(value).strip(".")
+    with pytest.raises(UserError) as caught:
+        configuration.validate(config)
+    assert name in str(caught.value) and shown in str(caught.value)
+
+
+@pytest.mark.parametrize("group", ["algorithm", "experiment", "training", "env"])
+def test_an_unknown_file_of_a_group_lists_the_known_ones(group):
+    with pytest.raises(UserError, match=f"Unknown {group} 'globdiff'.*Known: .*{configuration.choices(group)[0]}"):
+        configuration.compose(overrides=[f"{group}=globdiff"])
+
+
+@pytest.mark.parametrize("override", ["training.lrr=1", "trainning.lr=1", "training.lr=[", "nonsense"])
+def test_an_entry_that_does_not_exist_is_a_user_error(override):
+    with pytest.raises(UserError, match="does not fit"):
+        configuration.compose(overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["env.scenario=huntt"], "did you mean 'vmas/hunt'"),
+        (["env.hide=[target.offsett]"], "Known: .*target.offset"),
+        (["algorithm.state_model.preset=fats"], "did you mean 'fast'"),
+        (["algorithm.state_model.name=globdiff"], "did you mean 'globediff'"),
+        (["+algorithm.state_model.diffusion_steps=0"], "diffusion_steps"),
+        (["algorithm.inputs=[observation,clock]"], "Unknown actor input 'clock'.*Known: observation"),
+        (["algorithm.reads=meen"], "Unknown reads 'meen'.*Known: sample"),
+        (["algorithm.aux=hist"], "Unknown aux 'hist'"),
+        (["algorithm.aux=null"], "aux"),
+        (["training.actor.activation=swish"], "Unknown activation"),
+        (["training.frames_per_batch=3"], r"frames_per_batch .* got 3"),
+        (["+algorithm.state_model.colour=red"], "colour"),
+        (["+training.actor.colour=red"], "colour"),
+        (["+env.kwargs.colour=red"], "colour"),
+    ],
+)
+def test_what_cannot_be_built_is_one_user_error(tmp_path, fast_config, overrides, says):
+    with pytest.raises(UserError, match=says) as caught:
+        make_trainer(output=tmp_path / "run", overrides=[*fast_config("globediff"), *overrides])
+    assert len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize("name", ["hunt", ""])
+def test_an_environment_needs_its_family(name):
+    with pytest.raises(UserError, match="<family>/<scenario>"):
+        make_trainer(env=name)
+
+
+# ---------------------------------------------------------------------------------------------------------- algorithms
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_trains_and_reads_what_its_file_says(name, fast_trainer, tmp_path):
+    trainer = fast_trainer(name, iterations=1)
+    results = trainer.train()
+    file = configuration.load_algorithm(name)
+    assert results["complete"] and results["algorithm"] == name == file.name
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == results
+    read = set(trainer.team.actor.in_keys)
+    inputs = {INPUTS[key] for key in file.inputs}
+    inference = {k.INFERRED_STATE, k.INFERRED_MEAN, k.HYPOTHESES}
+    assert inputs <= read and read - inputs <= inference
+    assert bool(read & inference) == (trainer.team.state_model is not None) == (file.state_model is not None)
+    assert ("state" in trainer.team.policy.in_keys) == (name == "oracle")
+    assert trainer.team.critic.in_keys == ["state"]
+
+
+def test_the_quick_and_the_full_experiment_compose():
+    for experiment in configuration.choices("experiment"):
+        config = configuration.compose(overrides=[f"experiment={experiment}"])
+        configuration.validate(config)
+        assert config.total_frames > 0
+
+
+@pytest.mark.parametrize("training", configuration.choices("training"))
+def test_every_training_file_trains(training, fast_trainer):
+    options = [f"training={training}", "training.epochs=1", "training.actor.hidden_sizes=[8]"]
+    assert fast_trainer("mappo", *options, iterations=1).train()["complete"]
+
+
+@pytest.mark.parametrize("reads", ["sample", "samples", "mean", "mean_sample", "mean_spread"])
+@pytest.mark.parametrize("view", ["relative", "absolute"])
+def test_every_reading_of_the_inference_trains(reads, view, fast_trainer):
+    options = [f"algorithm.reads={reads}", f"algorithm.view={view}", "++algorithm.state_model.num_samples=3"]
+    assert fast_trainer("globediff", *options, "evaluation.final_episodes=2", iterations=1).train()["complete"]
+
+
+def test_the_frames_are_rounded_up_to_whole_batches(fast_config, tmp_path):
+    trainer = make_trainer(algorithm="mappo", total_frames=81, output=tmp_path, overrides=fast_config("mappo"))
+    trainer.train()
+    assert trainer.collected_frames == 160
+
+
+def test_batches_of_another_length_than_an_episode(fast_trainer):
+    trainer = fast_trainer("mappo", "training.frames_per_batch=30", iterations=2)  # 32: whole steps of 8 environments
+    trainer.train()
+    assert trainer.collected_frames == 160 and [row["frames"] for row in trainer.table.rows][:2] == [32.0, 64.0]
+
+
+def test_the_saved_configuration_is_resolved_and_runs_again(fast_trainer, tmp_path):
+    fast_trainer("mappo", iterations=1)
+    saved = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    configuration.validate(saved)
+    assert saved.env.num_envs == 8 and saved.algorithm.name == "mappo" and saved.output == str(tmp_path / "run")
+
+
+def test_two_runs_of_one_seed_are_equal_and_another_seed_differs(fast_trainer, progress, tmp_path):
+    rows = []
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        fast_trainer("globediff", folder=folder, seed=seed).train()
+        rows.append(progress(tmp_path / folder))
+    assert rows[0] == rows[1] and rows[0][0]["return"] != rows[2][0]["return"]
+
+
+def test_two_trainers_of_one_process_count_apart(fast_trainer):
+    one, two = fast_trainer("mappo", folder="one"), fast_trainer("mappo", folder="two")
+    one.train()
+    assert one.collected_frames == 160 and two.collected_frames == 0
+    two.train()
+    assert one.collected_frames == two.collected_frames == 160
