@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,17 @@ def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
+def check(code: int, stderr: str, says: list[str], folder: Path):
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    assert code == 2, stderr
+    assert "Traceback" not in stderr and len([line for line in lines if line.startswith("error: ")]) == 1
+    assert lines[-1].startswith("error: ") and all(word in lines[-1] for word in says), stderr
+    assert not (folder / "run" / "summary.json").exists()
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("algorithm=globdiff", ["globdiff", "globediff", "mappo_joint"]),
         ("env.scenario=huntt", ["huntt", "'vmas/hunt'"]),
         ("algorithm.state_model.preset=fats", ["fats", "fast", "tuned", "paper"]),
         ("env.hide=[target.offsett]", ["target.offsett", "target.offset"]),
@@ -30,15 +38,27 @@ def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
         ("env.num_envs=0", ["env.num_envs", "0"]),
         ("training.lr=-0.001", ["training.lr", "-0.001"]),
         ("training.lrr=1", ["lrr"]),
+        ("experiment=vmas_quik", ["vmas_quik", "vmas_quick"]),
+        ("resume=nowhere", ["resume", "nowhere"]),
     ],
 )
-def test_bad_input_ends_with_code_2_and_one_clear_line(tmp_path, override, says):
+def test_bad_input_ends_with_code_2_and_one_clear_line(tmp_path, monkeypatch, capsys, override, says):
+    script = str(ROOT / "benchmarks" / "vmas.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script, f"output={tmp_path / 'run'}", override])
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(script, run_name="__main__")
+    check(caught.value.code, capsys.readouterr().err, says, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [("algorithm=globdiff", ["globdiff", "globediff", "mappo_joint"]), ("env.num_envs=-1", ["env.num_envs", "-1"])],
+)
+def test_bad_input_of_a_real_process_ends_with_code_2(tmp_path, override, says):
     done = run(tmp_path, override)
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr and all(word in lines[-1] for word in says), done.stderr
-    assert len([line for line in lines if "error" in line.lower()]) == 1
-    assert not (tmp_path / "run" / "summary.json").exists()
+    check(done.returncode, done.stderr, says, tmp_path)
 
 
 def test_a_run_leaves_its_results_and_says_what_is_hidden_and_where_they_lie(tmp_path, fast_config):

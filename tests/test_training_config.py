@@ -133,8 +133,10 @@ def test_every_training_file_trains(training, fast_trainer):
     assert fast_trainer("mappo", *options, iterations=1).train()["complete"]
 
 
-@pytest.mark.parametrize("reads", ["sample", "samples", "mean", "mean_sample", "mean_spread"])
-@pytest.mark.parametrize("view", ["relative", "absolute"])
+@pytest.mark.parametrize(
+    ("reads", "view"),
+    [("sample", "absolute"), ("samples", "relative"), ("mean", "absolute"), ("mean_spread", "relative")],
+)
 def test_every_reading_of_the_inference_trains(reads, view, fast_trainer):
     options = [f"algorithm.reads={reads}", f"algorithm.view={view}", "++algorithm.state_model.num_samples=3"]
     assert fast_trainer("globediff", *options, "evaluation.final_episodes=2", iterations=1).train()["complete"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from globediff_torchrl import TrainingError, UserError, load_policy
+from globediff_torchrl import TrainingError, UserError, load_policy, make_trainer
 from globediff_torchrl import keys as k
 from globediff_torchrl.envs.vmas import StateVmasEnv
 
@@ -55,6 +55,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one(fast_trainer, tmp_path, prog
         assert one.keys() == two.keys()
         for name, value in one.items():
             assert (value == two[name] == "") or float(value) == pytest.approx(float(two[name]), abs=1e-6), name
+
+
+def test_a_resume_in_the_middle_of_an_episode_goes_on_where_it_was(fast_trainer, tmp_path, progress):
+    options = ["training.frames_per_batch=32", "training.actor.input_norm=none"]  # 4 of the 10 steps of an episode
+    whole = fast_trainer("mappo", *options, iterations=2, folder="whole")
+    whole.train()
+    stop_at(fast_trainer("mappo", *options, iterations=2, folder="parts"), 96).train()
+    resumed = fast_trainer("mappo", *options, iterations=2, folder="parts", resume=tmp_path / "parts")
+    resumed.train()
+    for one, two in zip(whole.team.policy.parameters(), resumed.team.policy.parameters()):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
 
 
 def test_a_run_that_is_complete_is_not_run_again(fast_trainer, tmp_path, capsys):
@@ -102,7 +113,7 @@ def two_checkpoints(fast_trainer, tmp_path):
     return tmp_path / "run"
 
 
-TEARS = ["trainer_state/state/meta.json", "loss_module/state/*.memmap", "state_model/state/*.memmap"]
+TEARS = ["trainer_state/state/meta.json", "loss_module/state.json"]
 
 
 def tear(path: Path):
@@ -126,6 +137,13 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before_with_one_message(
             assert resumed.collected_frames == 320
 
 
+@pytest.mark.parametrize("component", ["loss_module", "state_model"])
+def test_torn_weights_are_not_filled_up_with_zeros(fast_trainer, two_checkpoints, component):
+    files = checkpoints(two_checkpoints)[-1].glob(f"components/*{component}/state/*.memmap")
+    tear(max(files, key=lambda path: path.stat().st_size))
+    assert fast_trainer("globediff", *EVERY, iterations=4, resume=two_checkpoints).collected_frames == 80
+
+
 def test_a_checkpoint_with_a_torn_manifest_is_passed_over_with_one_message(fast_trainer, two_checkpoints, capsys):
     tear(checkpoints(two_checkpoints)[-1] / "manifest.json")
     assert fast_trainer("globediff", *EVERY, iterations=4, resume=two_checkpoints).collected_frames == 80
@@ -137,14 +155,27 @@ def test_a_missing_file_in_the_newest_checkpoint_falls_back_too(fast_trainer, tw
     assert fast_trainer("globediff", *EVERY, iterations=4, resume=two_checkpoints).collected_frames == 80
 
 
-@pytest.mark.parametrize("change", ["training.lr=1e-5", "env.scenario=gates", "algorithm.state_model.preset=tuned"])
+@pytest.mark.parametrize("change", ["training.lr=0.5", "env.scenario=gates", "seed=5"])
 def test_a_resume_with_another_configuration_is_refused_and_nothing_is_touched(fast_trainer, tmp_path, change):
-    trainer = fast_trainer("globediff", iterations=1)
-    del trainer
+    fast_trainer("globediff", iterations=1)
     saved = (tmp_path / "run" / "config.yaml").read_text()
-    with pytest.raises(UserError, match="another env, algorithm, training or seed"):
+    name, _, value = change.partition("=")
+    with pytest.raises(UserError, match=rf"has {name} = .* but '?{value}'? was asked for"):
         fast_trainer("globediff", change, iterations=1, resume=tmp_path / "run")
     assert (tmp_path / "run" / "config.yaml").read_text() == saved
+
+
+def test_a_refusal_to_resume_names_what_differs(fast_trainer, tmp_path):
+    fast_trainer("globediff", iterations=1)
+    with pytest.raises(UserError, match=r"preset = 'fast', but 'tuned' was asked for"):
+        fast_trainer("globediff", "algorithm.state_model.preset=tuned", iterations=1, resume=tmp_path / "run")
+
+
+def test_a_resume_takes_everything_it_is_not_told_from_the_run(fast_trainer, tmp_path):
+    stop_at(fast_trainer("globediff", env="vmas/gates", seed=3, iterations=2), 80).train()
+    resumed = make_trainer(resume=tmp_path / "run")
+    assert resumed.collected_frames == 80 and resumed.total_frames == 160
+    assert resumed.env.task.name == "vmas/gates" and resumed.config.seed == 3
 
 
 def test_a_resume_of_nothing_says_so(fast_trainer, tmp_path):
@@ -196,9 +227,17 @@ def poison(monkeypatch, key, after: int, value: float):
     monkeypatch.setattr(StateVmasEnv, "_step", bad)
 
 
-@pytest.mark.parametrize("algorithm", ["mappo", "globediff"])
-@pytest.mark.parametrize("key", [("agents", "reward"), ("agents", "observation"), "state"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("algorithm", "key", "value"),
+    [
+        ("mappo", ("agents", "reward"), float("nan")),
+        ("mappo", ("agents", "observation"), float("nan")),
+        ("mappo", "state", float("inf")),
+        ("globediff", ("agents", "observation"), float("nan")),
+        ("globediff", ("agents", "observation"), float("inf")),
+        ("globediff", "state", float("nan")),
+    ],
+)
 def test_a_number_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(
     fast_trainer, tmp_path, monkeypatch, algorithm, key, value
 ):

@@ -12,6 +12,7 @@ from tensordict import TensorDictBase
 from torchrl.data import TensorDictReplayBuffer
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TrainerHookBase
+from tqdm import tqdm
 
 from globediff_torchrl import keys
 from globediff_torchrl.state_models import Fitter, fit
@@ -82,7 +83,6 @@ class Pretraining(TrainerHookBase):
         self.trainer, self.fitter, self.offline, self.replay_buffer = trainer, fitter, offline, replay_buffer
         self.steps, self.batch_size, self.lr = steps, batch_size, lr
         self.output, self.seed, self.progress = output, seed, progress
-        self.result: dict[str, Any] = {}
 
     def __call__(self) -> None:
         if self.trainer.collected_frames > 0 or self.steps == 0:
@@ -101,7 +101,9 @@ class Pretraining(TrainerHookBase):
             checkpoint=self.output / PROGRESS_FILE,
         )
         self.replay_buffer.extend(data.to_tensordict())
-        self.result = {"pretraining/state_error": held_out_error(self.fitter.model, data[-held_out:])}
+        error = held_out_error(self.fitter.model, data[-held_out:])
+        self.trainer._log(**{"pretraining/state_error": error})
+        tqdm.write(f"Pretrained on {len(data) - held_out:,} pairs; held-out error {error:.3f} of the mean state's.")
         (self.output / PROGRESS_FILE).unlink(missing_ok=True)
 
     def register(self, trainer: Trainer, name: str = "pretraining") -> None:
