@@ -53,7 +53,7 @@ def batch_of(dones: list[bool], agents: int = 2):
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=8), st.integers(1, 9))
 def test_an_update_of_so_many_steps_follows_every_n_episodes_and_the_rest_is_carried_over(batches, every):
     fitter, episodes = Counter(), 0
-    hook = StateModelUpdate(fitter, Sink(), every=every, steps=3, lr=1e-3, per_team=False)
+    hook = StateModelUpdate(fitter, Sink(), every=every, steps=3, batch_size=8, lr=1e-3, per_team=False)
     for dones in batches:
         hook.extend(batch_of(dones))
         metrics = hook.update(None)
@@ -64,7 +64,9 @@ def test_an_update_of_so_many_steps_follows_every_n_episodes_and_the_rest_is_car
 
 
 def test_the_cadence_goes_on_after_a_resume():
-    hooks = [StateModelUpdate(Counter(), Sink(), every=5, steps=1, lr=1e-3, per_team=False) for _ in range(2)]
+    hooks = [
+        StateModelUpdate(Counter(), Sink(), every=5, steps=1, batch_size=8, lr=1e-3, per_team=False) for _ in range(2)
+    ]
     for hook in hooks:
         hook.fitter.state_dict = dict
         hook.fitter.load_state_dict = lambda state: None

@@ -10,11 +10,11 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type
-from torchrl.modules import PopArtValueNorm
 
 from globediff_torchrl import keys as k
 from globediff_torchrl import make_actor, make_critic, make_env
-from globediff_torchrl.training.mappo import Advantages, Minibatches, make_loss, normalize
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.training.mappo import Advantages, BatchValueNorm, Minibatches, make_loss, normalize
 
 SETTINGS = {
     "gamma": 0.9,
@@ -166,7 +166,7 @@ def test_the_ratio_of_masked_discrete_actions_is_one(skirmish):
 
 
 # ------------------------------------------------------------------------------------------------------------- steps
-@pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (3, 2), (2, 5), (2, 3)])
+@pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (3, 2), (2, 5), (2, 4)])
 def test_a_batch_takes_epochs_times_minibatches_optimiser_steps(fast_trainer, epochs, minibatches):
     trainer = fast_trainer("mappo", f"training.epochs={epochs}", f"training.minibatches={minibatches}")
     seen, sample = [], trainer.optimization_stepper.step
@@ -187,15 +187,20 @@ def test_a_batch_takes_epochs_times_minibatches_optimiser_steps(fast_trainer, ep
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 12))
 def test_each_epoch_sees_each_sample_once(frames, minibatches):
+    frames *= minibatches
     env_loss = type("Loss", (), {})()
     env_loss.actor_network = env_loss.critic_network = type("Net", (), {"in_keys": ["state"]})()
     hook = Minibatches(env_loss, frames, minibatches)
-    minibatches = min(minibatches, frames)
     for _ in range(2):  # two batches of two epochs
         hook.extend(TensorDict({"state": torch.arange(frames).unsqueeze(-1)}, (frames,)))
         for _ in range(2):
             seen = torch.cat([hook.sample(None)["state"].flatten() for _ in range(minibatches)])
             assert seen.sort().values.tolist() == list(range(frames))
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_a_divisor(fast_trainer):
+    with pytest.raises(UserError, match=r"minibatches=3 .* e.g. 2"):
+        fast_trainer("mappo", "training.minibatches=3", iterations=1)
 
 
 def test_minibatches_hold_what_the_update_reads_and_nothing_else(fast_trainer):
@@ -244,7 +249,7 @@ def corrupted(batch, dead):
 @pytest.mark.parametrize("normed", [False, True])
 def test_inactive_agents_leave_the_loss_and_its_gradient_unchanged(skirmish, normed):
     torch.manual_seed(0)
-    norm = PopArtValueNorm(shape=1) if normed else None
+    norm = BatchValueNorm(shape=1) if normed else None
     loss = loss_of(skirmish, value_norm=norm)
     batch = Advantages(loss)(drawn(skirmish, loss))
     before = None if norm is None else {name: value.clone() for name, value in norm.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -69,15 +70,20 @@ def make_env(
     short = name.removeprefix("vmas/")
     preset = PRESETS.get(short) or Preset(short, "history", STOCK_MAX_STEPS, f"VMAS scenario {short}")
     stock = isinstance(preset.scenario, str)
-    base = StateVmasEnv(
-        preset.scenario if stock else preset.scenario(),
-        scenario_name=preset.scenario if stock else short,
-        num_envs=num_envs,
-        device=device,
-        continuous_actions=continuous_actions,
-        seed=seed,
-        **{**preset.kwargs, **scenario_kwargs},
-    )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Scenario kwargs")  # VMAS warns of those it does not know
+            base = StateVmasEnv(
+                preset.scenario if stock else preset.scenario(),
+                scenario_name=preset.scenario if stock else short,
+                num_envs=num_envs,
+                device=device,
+                continuous_actions=continuous_actions,
+                seed=seed,
+                **{**preset.kwargs, **scenario_kwargs},
+            )
+    except UserWarning as warning:
+        raise UserError(f"{name} does not know all of its arguments. {warning}") from warning
     return wrap_env(
         base,
         name=name,

@@ -13,7 +13,7 @@ from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.envs.snapshot import vmas_stream
 from globediff_torchrl.envs.vmas_layouts import SUCCESS, observation_layout
 from globediff_torchrl.envs.vmas_state import read_state, state_layout
-from globediff_torchrl.errors import UserError
+from globediff_torchrl.errors import TrainingError, UserError
 from globediff_torchrl.keys import ACTION, AGENTS, STATE
 from globediff_torchrl.keys import SUCCESS as SUCCESS_KEY
 
@@ -117,6 +117,11 @@ class StateVmasEnv(VmasEnv):
         env = self._env
         scenario, world = env.scenario, env.world
         actions = tensordict.get(ACTION)
+        if actions.is_floating_point() and not torch.isfinite(actions).all():
+            raise TrainingError(
+                "the policy gave NaN or infinite actions, expected finite ones: look for NaN in the observations or in "
+                "the state model; in a training, resume from the last checkpoint with a lower training.lr."
+            )
         if not self._continuous:
             actions = actions.unsqueeze(-1)
         with vmas_stream():

@@ -107,7 +107,7 @@ def evaluate(
         metrics = episode_metrics(rollout)
         returns = metrics["return"]
         results[f"{mode}/return"] = float(returns.mean())
-        results[f"{mode}/return_sem"] = float(returns.std() / len(returns) ** 0.5)
+        results[f"{mode}/return_sem"] = float(returns.std() / len(returns) ** 0.5) if len(returns) > 1 else 0.0
         if "success" in metrics:
             results[f"{mode}/success"] = float(metrics["success"].mean())
         for name, value in state_errors(rollout, first_episodes(rollout)).items():

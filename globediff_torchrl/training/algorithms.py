@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -13,7 +16,7 @@ from tensordict.nn import (
     TensorDictSequential,
 )
 from torchrl.envs import EnvBase
-from torchrl.modules import PopArtValueNorm, ValueNorm
+from torchrl.modules import ValueNorm
 
 from globediff_torchrl import keys
 from globediff_torchrl.envs import make_env
@@ -21,6 +24,7 @@ from globediff_torchrl.errors import unknown
 from globediff_torchrl.policies import make_actor, make_critic
 from globediff_torchrl.state_models import make_state_model
 from globediff_torchrl.training.config import as_dict
+from globediff_torchrl.training.mappo import BatchValueNorm
 
 INPUTS = {
     "observation": keys.OBSERVATION,
@@ -68,6 +72,15 @@ def env_from_config(config: DictConfig, num_envs: int | None = None, seed: int |
     )
 
 
+def _known(training: DictConfig, section: str, function: Callable) -> dict[str, Any]:
+    """The section's entries, all of which ``function`` must take."""
+    entries, taken = as_dict(training[section]), inspect.signature(function).parameters
+    for name in entries:
+        if name not in taken:
+            raise unknown(f"entry of training.{section}", name, taken)
+    return entries
+
+
 def make_team(config: DictConfig, env: EnvBase) -> Team:
     """Builds the modules that ``config.algorithm`` and ``config.training`` describe.
 
@@ -88,9 +101,9 @@ def make_team(config: DictConfig, env: EnvBase) -> Team:
         inputs=[INPUTS[name] for name in algorithm.inputs],
         reads=algorithm.reads,
         view=algorithm.view,
-        **as_dict(training.actor),
+        **_known(training, "actor", make_actor),
     ).to(config.device)
-    value_norm = PopArtValueNorm(shape=1, device=torch.device(config.device)) if training.value_norm else None
-    critic = make_critic(env, value_norm, **as_dict(training.critic)).to(config.device)
+    value_norm = BatchValueNorm(shape=1, device=torch.device(config.device)) if training.value_norm else None
+    critic = make_critic(env, value_norm, **_known(training, "critic", make_critic)).to(config.device)
     policy = actor if state_model is None else TensorDictSequential(state_model, actor)
     return Team(state_model, actor, critic, value_norm, policy)

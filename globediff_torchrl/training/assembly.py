@@ -161,7 +161,7 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
     update, pretrain = config.state_model_update, config.pretrain
     per_team = model.infer_per == "team"
     fitter = Fitter(model, lr=update.lr)
-    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(update.buffer_size), batch_size=update.batch_size)
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(update.buffer_size))
     task = trainer.env.task
     offline = OfflineData(
         path=Path(pretrain.dataset or trainer.output / "dataset"),
@@ -192,7 +192,13 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
         progress=config.progress,
     ).register(trainer)
     StateModelUpdate(
-        fitter, buffer, every=update.every_episodes, steps=update.steps, lr=update.lr, per_team=per_team
+        fitter,
+        buffer,
+        every=update.every_episodes,
+        steps=update.steps,
+        batch_size=update.batch_size,
+        lr=update.lr,
+        per_team=per_team,
     ).register(trainer)
 
 

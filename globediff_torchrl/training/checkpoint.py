@@ -20,6 +20,7 @@ from globediff_torchrl.envs import load_simulator_state, set_vmas_rng_state, sim
 from globediff_torchrl.errors import UserError
 
 FOLDER = "checkpoints"
+SIZES = "sizes.json"
 
 
 class RandomState:
@@ -53,12 +54,28 @@ class SimulatorState:
         self.collector._carrier.update(carrier)
 
 
+def write_sizes(folder: Path) -> None:
+    """Lists the size of every file below ``folder``: a torn memory-mapped one would be filled up with zeros."""
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    (folder / SIZES).write_text(json.dumps(sizes))
+
+
+def check_sizes(folder: Path) -> None:
+    """Raises OSError where a file below ``folder`` is missing or has another size than when it was written."""
+    for name, size in json.loads((folder / SIZES).read_text()).items():
+        found = (folder / name).stat().st_size
+        if found != size:
+            raise OSError(f"{name} has {found} bytes, expected {size}: it is torn")
+
+
 class SafeRotation(CheckpointRotation):
     """A rotation that keeps the last good checkpoint when a new one cannot be written, and says so once."""
 
     def save(self, checkpoint: Checkpoint, *, step: int, **kwargs: Any) -> Path:
         try:
-            return super().save(checkpoint, step=step, **kwargs)
+            path = super().save(checkpoint, step=step, **kwargs)
+            write_sizes(path)
+            return path
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
             raise UserError(
@@ -72,9 +89,9 @@ def load_newest(trainer: Trainer, run: Path) -> int | None:
 
     A torn or incompatible checkpoint is passed over for the one before, with one message.
     """
-    rotation = CheckpointRotation(run / FOLDER, keep_last=1) if (run / FOLDER).exists() else None
-    for path in reversed(rotation.checkpoints() if rotation else ()):
+    for path in sorted((run / FOLDER).glob("checkpoint*"), reverse=True):
         try:
+            check_sizes(path)
             trainer.load_from_file(path)
             return trainer.collected_frames
         except (CheckpointError, OSError, RuntimeError, KeyError, ValueError, json.JSONDecodeError) as error:

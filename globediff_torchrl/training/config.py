@@ -71,6 +71,22 @@ POSITIVE = (
     "state_model_update.buffer_size",
     "checkpoint.keep_last",
 )
+WHOLE = (
+    "threads",
+    "env.num_envs",
+    "training.epochs",
+    "training.minibatches",
+    "evaluation.episodes",
+    "evaluation.final_episodes",
+    "pretrain.frames",
+    "pretrain.steps",
+    "pretrain.batch_size",
+    "state_model_update.every_episodes",
+    "state_model_update.steps",
+    "state_model_update.batch_size",
+    "state_model_update.buffer_size",
+    "checkpoint.keep_last",
+)
 SHARES = ("training.gamma", "training.lmbda", "training.final_lr")
 NOT_NEGATIVE = (
     "training.entropy_coeff",
@@ -100,6 +116,9 @@ def validate(config: DictConfig) -> None:
 
     for name in POSITIVE:
         check(name, lambda value: value > 0, "a number above 0")
+    for name in WHOLE:
+        check(name, lambda value: float(value).is_integer(), "a whole number")
+    check("training.clip_epsilon", lambda value: 0 < value < 1, "between 0 and 1, both excluded")
     for name in SHARES:
         check(name, lambda value: 0 <= value <= 1, "between 0 and 1")
     for name in NOT_NEGATIVE:
@@ -142,8 +161,9 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         asked, held = OmegaConf.select(config, name), OmegaConf.select(saved, name)
         if name.split(".")[0] not in FIXED:
             OmegaConf.update(saved, name, asked, force_add=True)
-        elif asked != held:
-            asked, held = (node.get("name", node) if isinstance(node, DictConfig) else node for node in (asked, held))
+        if name == "algorithm":  # the rest of the group is the run's own, whatever its file says today
+            name, asked, held = "algorithm.name", asked.name, held.name
+        if name.split(".")[0] in FIXED and asked != held:
             raise UserError(
                 f"the run in {config.resume} has {name} = {held!r}, but {asked!r} was asked for. Leave {name} away to "
                 f"go on with the run as it is, or start another run with another output."

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.training.checkpoint import check_sizes, write_sizes
 
 META = "dataset.json"
 
@@ -64,6 +65,7 @@ class PairWriter(TrainerHookBase):
         self.written += len(new)
 
     def finish(self, description: dict[str, Any]) -> TensorDictBase:
+        write_sizes(self.path)
         (self.path / META).write_text(json.dumps({**description, "frames": self.written}, indent=2))
         return self.data[: self.written]
 
@@ -94,9 +96,10 @@ def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> Te
     if not (path / META).exists():
         return None
     try:
-        description = json.loads((path / META).read_text())
-        data = TensorDict.load_memmap(path)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        description = dict(json.loads((path / META).read_text()))
+        check_sizes(path)
+        data = TensorDict.load_memmap(path)[: description["frames"]]
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"the dataset in {path} cannot be read ({error}). Delete the folder to collect it anew."
         ) from error
@@ -106,4 +109,4 @@ def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> Te
                 f"the dataset in {path} has {name} = {description.get(name)!r}, but this run needs {value!r}. "
                 f"Pass another pretrain.dataset, or delete the folder to collect it anew."
             )
-    return data[: description["frames"]]
+    return data

@@ -28,10 +28,10 @@ OWN_FILES = (
 
 
 def make_trainer(
-    env: str = "vmas/hunt",
-    algorithm: str = "globediff",
+    env: str | None = None,
+    algorithm: str | None = None,
     total_frames: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     output: str | Path | None = None,
     resume: str | Path | None = None,
     overrides: Sequence[str] = (),
@@ -39,10 +39,10 @@ def make_trainer(
     """The trainer that ``python benchmarks/<family>.py`` runs, for a script of one's own.
 
     Args:
-        env: ``"<family>/<scenario>"``, see :func:`~globediff_torchrl.envs.available_envs`.
-        algorithm: a file of ``configs/algorithm``: globediff, mappo, mappo_joint, regressor, oracle, ...
+        env: ``"<family>/<scenario>"``, see :func:`~globediff_torchrl.envs.available_envs`; by default ``"vmas/hunt"``.
+        algorithm: a file of ``configs/algorithm``: globediff (default), mappo, mappo_joint, regressor, oracle, ...
         total_frames: environment steps of all environments together; rounded up to whole batches.
-        seed: of the networks, the environments and the sampling.
+        seed: of the networks, the environments and the sampling; 0 by default.
         output: folder for checkpoints, tables, figures and weights.
         resume: folder of an earlier run, to go on from its newest checkpoint with its own configuration.
         overrides: any entry of the configuration, as on the command line: ``["training.lr=1e-3"]``.
@@ -54,14 +54,15 @@ def make_trainer(
         >>> trainer = make_trainer(env="vmas/hunt", algorithm="globediff", total_frames=280_000, output="runs/first")
         >>> trainer.train()
     """
-    family, _, scenario = env.partition("/")
+    family, _, scenario = ("vmas/hunt" if env is None else env).partition("/")
     if not scenario:
         raise UserError(f"env must be '<family>/<scenario>', e.g. 'vmas/hunt', got {env!r}.")
     if family not in configuration.choices("env"):
         raise unknown("environment family", family, configuration.choices("env"))
-    arguments = {"total_frames": total_frames, "output": output, "resume": resume}
-    chosen = [f"{name}={value}" for name, value in arguments.items() if value is not None]
-    chosen += [f"algorithm={algorithm}", f"env.scenario={scenario}", f"seed={seed}", *overrides]
+    # only what was given: a resumed run keeps the rest of its own configuration
+    arguments = {"total_frames": total_frames, "output": output, "resume": resume, "algorithm": algorithm, "seed": seed}
+    arguments["env.scenario"] = None if env is None else scenario
+    chosen = [*(f"{name}={value}" for name, value in arguments.items() if value is not None), *overrides]
     return trainer_from_config(configuration.compose(family, chosen), chosen)
 
 

@@ -53,6 +53,7 @@ class StateModelUpdate(TrainerHookBase):
         replay_buffer: holds pairs (x, s), the offline ones first; the newest overwrite the oldest when it is full.
         every: number of finished episodes between two updates (50 in the paper).
         steps: gradient steps an update.
+        batch_size: pairs in a step.
         lr: learning rate of these steps; the pretraining's schedule has ended near zero.
         per_team: see :func:`~globediff_torchrl.training.dataset.pairs`.
     """
@@ -64,11 +65,13 @@ class StateModelUpdate(TrainerHookBase):
         *,
         every: int,
         steps: int,
+        batch_size: int,
         lr: float,
         per_team: bool,
     ) -> None:
         self.fitter, self.replay_buffer = fitter, replay_buffer
-        self.every, self.steps, self.lr, self.per_team = every, steps, lr, per_team
+        self.every, self.steps, self.batch_size = every, steps, batch_size
+        self.lr, self.per_team = lr, per_team
         self.waiting = 0
         self.updates = 0
 
@@ -80,7 +83,7 @@ class StateModelUpdate(TrainerHookBase):
         due, self.waiting = divmod(self.waiting, self.every)
         metrics: dict[str, Any] = {}
         for _ in range(due * self.steps):
-            metrics = self.fitter.step(self.replay_buffer.sample(), lr=self.lr)
+            metrics = self.fitter.step(self.replay_buffer.sample(self.batch_size), lr=self.lr)
         if due:
             self._refresh_spread()
         self.updates += due

@@ -9,14 +9,14 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
-from torchrl.modules import ValueNorm
+from torchrl.modules import PopArtValueNorm, ValueNorm
 from torchrl.objectives import ValueEstimators
 from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import OptimizationStepper, TrainerHookBase
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import TrainingError
+from globediff_torchrl.errors import TrainingError, UserError
 
 
 def make_loss(
@@ -62,6 +62,21 @@ def make_loss(
     return loss
 
 
+class BatchValueNorm(PopArtValueNorm):
+    """The running value norm, updated once a batch by :class:`Advantages`, on the values of living agents alone.
+
+    ``MAPPOLoss`` would update it at every minibatch, and with the targets of the dead among them. Every batch counts
+    the same either way: the average decays by 1e-5 an update.
+    """
+
+    def update(self, value_target: torch.Tensor) -> None:
+        """Does nothing: the loss calls it, see :meth:`observe`."""
+
+    def observe(self, value_target: torch.Tensor) -> None:
+        """Adds the value targets ``[M, 1]`` of one batch to the statistics."""
+        super().update(value_target)
+
+
 def normalize(advantage: torch.Tensor, active: torch.Tensor | None) -> torch.Tensor:
     """Standardises ``[*B, n, 1]`` over the whole batch and all agents, by the statistics of the living ones."""
     chosen = advantage if active is None else advantage[active.expand_as(advantage)]
@@ -87,6 +102,10 @@ class Advantages(TrainerHookBase):
             target_params=self.loss.target_critic_network_params,
         )
         active = batch.get(keys.ACTIVE_MASK, None)
+        if isinstance(self.loss.value_norm, BatchValueNorm):
+            target = batch.get(keys.VALUE_TARGET)
+            target = target if active is None else target[active].unsqueeze(-1)
+            self.loss.value_norm.observe(target)
         return batch.set(keys.ADVANTAGE, normalize(batch.get(keys.ADVANTAGE), active))
 
     def register(self, trainer: Trainer, name: str = "advantages") -> None:
@@ -126,10 +145,18 @@ class Minibatches(TrainerHookBase):
     Args:
         loss: names the keys to keep.
         frames: frames in a batch.
-        minibatches: minibatches an epoch.
+        minibatches: minibatches an epoch, all of the same size.
+
+    Raises:
+        UserError: the frames do not divide into them.
     """
 
     def __init__(self, loss: MAPPOLoss, frames: int, minibatches: int) -> None:
+        if frames % minibatches:
+            raise UserError(
+                f"a batch of {frames} frames does not divide into training.minibatches={minibatches} equal parts; "
+                f"choose a divisor, e.g. {next(count for count in range(minibatches, 0, -1) if frames % count == 0)}."
+            )
         self.keys = [
             *loss.actor_network.in_keys,
             *loss.critic_network.in_keys,
@@ -143,7 +170,7 @@ class Minibatches(TrainerHookBase):
         self.buffer = TensorDictReplayBuffer(
             storage=LazyTensorStorage(frames),
             sampler=SamplerWithoutReplacement(),
-            batch_size=-(-frames // minibatches),
+            batch_size=frames // minibatches,
         )
 
     def extend(self, batch: TensorDictBase) -> None:
