@@ -16,6 +16,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.record.loggers import get_logger
 from torchrl.trainers.trainers import UpdateWeights
+from tqdm import tqdm
 
 from globediff_torchrl import keys
 from globediff_torchrl.envs import preserve_vmas_rng
@@ -55,7 +56,8 @@ def batch_frames(config: DictConfig, env: EnvBase) -> int:
     return math.ceil(asked / env.batch_size.numel()) * env.batch_size.numel()
 
 
-def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path) -> MAPPOTrainer:
+def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path, report: bool = True) -> MAPPOTrainer:
+    """The trainer of a configuration, with all its parts; ``report=False`` leaves out evaluations and results."""
     training = config.training
     frames = batch_frames(config, env)
     steps = frames // env.batch_size.numel()
@@ -101,7 +103,7 @@ def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path) -> MAPP
         checkpoint_rotation=SafeRotation(output / FOLDER, keep_last=config.checkpoint.keep_last),
         save_trainer_interval=max(config.checkpoint.every_frames - 1, 0),
     )
-    _register_hooks(trainer, clock, frames)
+    _register_hooks(trainer, clock, frames, report)
     return trainer
 
 
@@ -117,7 +119,7 @@ def _logger(config: DictConfig, output: Path) -> Any:
         ) from error
 
 
-def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int) -> None:
+def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int, report: bool) -> None:
     """The order is the order of execution within each stage of TorchRL's loop."""
     config, team, loss = trainer.config, trainer.team, trainer.loss_module
     trainer.register_op("batch_process", clock.collected)
@@ -135,13 +137,15 @@ def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int) -> None:
     trainer.register_op("post_steps_log", lambda batch: update_weights())
     trainer.register_op("post_steps_log", clock.state_model_updated)
     trainer.register_module("clock", clock)
-    Evaluation(trainer, _evaluator(trainer), config.evaluation.every_frames).register(trainer)
+    if report:
+        Evaluation(trainer, _evaluator(trainer), config.evaluation.every_frames).register(trainer)
     trainer.register_op("post_steps_log", lambda batch: trainer.table.end_row())
     trainer.register_module("table", trainer.table)
     if not trainer.collector.reset_at_each_iter:
         trainer.register_module("simulator", SimulatorState(trainer.env, trainer.collector))
     trainer.register_module("random_state", RandomState())
-    trainer.register_op("shutdown", lambda: write_results(trainer))
+    if report:
+        trainer.register_op("shutdown", lambda: write_results(trainer))
 
 
 def _batch_metrics(batch: TensorDict) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def _batch_metrics(batch: TensorDict) -> dict[str, Any]:
     if not done.any():
         return {}
     returns = batch.get(("next", *keys.EPISODE_REWARD)).mean((-1, -2))[done]
-    metrics = {"return": float(returns.mean()), "episodes": int(done.sum())}
+    metrics = {"return": float(returns.mean())}
     success = batch.get(("next", keys.SUCCESS), None)
     if success is not None:
         metrics["success"] = float(success.squeeze(-1)[done].float().mean())
@@ -220,7 +224,8 @@ def _behave(config: DictConfig, output: Path, writer: PairWriter) -> None:
         behaviour.algorithm.aux = x
         run = Path(behaviour.output)
         run.mkdir(parents=True, exist_ok=True)
-        trainer = assemble(behaviour, env, make_team(behaviour, env), run)
+        trainer = assemble(behaviour, env, make_team(behaviour, env), run, report=False)
+        tqdm.write(f"Collecting {writer.frames:,} pairs (x, s) with a short MAPPO run.")
         writer.register(trainer)
         while writer.written < writer.frames:
             trainer.train()

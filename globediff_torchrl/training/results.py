@@ -24,6 +24,8 @@ WEIGHTS = "policy.safetensors"
 
 def write_results(trainer: MAPPOTrainer) -> None:
     """Writes ``summary.json``, ``learning_curve.png`` and ``policy.safetensors``; sets ``trainer.results``."""
+    if trainer.progress_bar:
+        trainer._pbar.close()  # TorchRL leaves it open, and it would be drawn again under each line
     rows, output = trainer.table.rows, trainer.output
     last = rows[-1] if rows else {}
     final = {name.removeprefix("final/"): value for name, value in last.items() if name.startswith("final/")}
