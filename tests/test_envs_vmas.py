@@ -81,7 +81,7 @@ def test_the_task_says_what_it_is():
     assert bare.task.hidden == () and bare.task.aux_dim == 0 and bare.task.max_steps is None
     assert not bare.task.continuous
     assert ("agents", "aux_observation") not in bare.observation_spec.keys(True, True)
-    assert describe_hidden(bare.task) == "vmas/hunt hides nothing of the observation."
+    assert describe_hidden(bare.task) == "vmas/hunt hides no feature of the observation."
 
 
 def test_balance_sensors_hides_from_each_agent_what_the_others_sense():
