@@ -15,16 +15,15 @@ import sys
 import time
 from pathlib import Path
 
-# this folder holds a vmas.py, which must not hide the package of that name
-sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas package
 
-import torch  # noqa: E402
-from tensordict import TensorDict  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import torch
+from tensordict import TensorDict
+from tqdm import tqdm
 
-from globediff_torchrl.evaluation.distances import energy_distance, wasserstein2  # noqa: E402
-from globediff_torchrl.evaluation.known_posteriors import PROBLEMS  # noqa: E402
-from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, StateModel, VAEStateModel, fit  # noqa: E402
+from globediff_torchrl.evaluation.distances import energy_distance, wasserstein2
+from globediff_torchrl.evaluation.known_posteriors import PROBLEMS
+from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, StateModel, VAEStateModel, fit
 
 AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
 FIELDS = ["problem", "model", "seed", "steps", "energy", "w2", "share", "kl", "active_units", "train_s", "sample_ms"]

@@ -8,7 +8,7 @@ from torchrl.objectives import LossModule
 
 from globediff_torchrl import fit, keys, make_env, make_state_model, make_trainer
 from globediff_torchrl.state_models import STATE_MODELS, StateModel
-from globediff_torchrl.state_models.base import masked_mean, squared_error
+from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 
 
 class LinearStateModel(StateModel):

@@ -9,15 +9,14 @@ from safetensors.torch import load_file, save_file
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torch.nn import functional as F
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.state_models.numerics import check_finite, statistics
 
 FORMAT = "globediff_torchrl/state_model"
 VERSION = 1
 INFER_PER = ("agent", "team")
-CONSTANT = 1e-6  # a spread below this share of the magnitude is rounding, not information
 
 
 class StateModel(TensorDictModuleBase):
@@ -82,10 +81,10 @@ class StateModel(TensorDictModuleBase):
         self._check_dim(self.state_key, s, self.state_dim)
         for key, value in ((self.aux_key, x), (self.state_key, s)):
             check_finite(key, value)
-        mean, scale, _ = _statistics(x)
+        mean, scale, _ = statistics(x)
         self.aux_mean.copy_(mean)
         self.aux_scale.copy_(scale)
-        mean, scale, constant = _statistics(s)
+        mean, scale, constant = statistics(s)
         self.state_mean.copy_(mean)
         self.state_scale.copy_(scale)
         self.state_spread.copy_(scale.masked_fill(constant, 0.0))
@@ -246,39 +245,6 @@ def dims_of(env: Any) -> dict[str, Any]:
         "state_dim": int(spec[keys.STATE].shape[-1]),
         "infer_per": "team" if "joint" in str(task.aux) else "agent",
     }
-
-
-def check_finite(key: NestedKey, value: Tensor) -> None:
-    """Raise a UserError that counts the NaN and infinite values of ``value``, if there are any."""
-    finite = torch.isfinite(value)
-    if not finite.all():
-        bad = int((~finite).sum())
-        raise UserError(
-            f"{key!r} holds {bad} of {value.numel()} values that are NaN or infinite, expected finite ones: "
-            "look for a division by zero or an uninitialised buffer in the env or the dataset."
-        )
-
-
-def masked_mean(value: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean of ``value [M]`` over the rows that count; 0 if none does."""
-    if weights is None:
-        return value.mean()
-    return (value * weights).sum() / weights.sum().clamp(min=1.0)
-
-
-def _statistics(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, scale (1 where constant) and which dims are constant, of ``[M, d]``."""
-    low, high = values.amin(0), values.amax(0)
-    constant = (high - low) <= CONSTANT * torch.maximum(low.abs(), high.abs()).clamp(min=CONSTANT)
-    double = values.double()
-    mean = torch.where(constant, low, double.mean(0).to(values.dtype))
-    scale = torch.where(constant, torch.ones_like(mean), double.std(0).to(values.dtype))
-    return mean, scale, constant
-
-
-def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean over the last dim of the squared difference, ``[M]``."""
-    return F.mse_loss(prediction, target, reduction="none").mean(-1)
 
 
 def _key(key: Any) -> NestedKey:

@@ -8,7 +8,8 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.state_models.base import StateModel, check_finite
+from globediff_torchrl.state_models.base import StateModel
+from globediff_torchrl.state_models.numerics import check_finite
 from globediff_torchrl.state_models.presets import FIT
 
 

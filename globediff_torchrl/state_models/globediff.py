@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.errors import unknown
 from globediff_torchrl.state_models.base import StateModel, _key
 from globediff_torchrl.state_models.denoisers import ResidualMLP
 from globediff_torchrl.state_models.latent import LatentPosterior, LatentPrior, mlp, sample_gaussian
-from globediff_torchrl.state_models.presets import PRESETS, default_beta_kl
+from globediff_torchrl.state_models.presets import PRESETS, check_settings, default_beta_kl
 from globediff_torchrl.state_models.sampler import DiffusionSampler
 from globediff_torchrl.state_models.schedule import NoiseSchedule
 
@@ -119,7 +119,7 @@ class GlobeDiff(StateModel):
             settings["final_noise"] = settings["diffusion_steps"] <= 2
         if isinstance(token_index, Tensor):
             token_index = token_index.tolist()
-        _check(settings, num_samples, sample, latent_prior, deterministic)
+        check_settings(settings, num_samples, sample, latent_prior, deterministic)
         self.preset, self.beta_kl, self.levels = preset, settings["beta_kl"], settings["levels"]
         self.num_samples, self.sample, self.deterministic = num_samples, sample, deterministic
         self.latent_dim, self.latent_prior = settings["latent_dim"], latent_prior
@@ -269,32 +269,6 @@ class GlobeDiff(StateModel):
 
 _SETTINGS = frozenset(PRESETS["tuned"])
 _KEYS = ("aux_key", "state_key", "inferred_key", "latent_key", "hypotheses_key", "mean_key")
-_CHOICES = {
-    "center": ("regression", "none"),
-    "denoiser": ("mlp", "unet"),
-    "tokens": ("flat", "entity"),
-    "levels": ("uniform", "noisy"),
-    "latent_prior": ("learned", "standard"),
-    "deterministic": ("sample", "prior_mean"),
-}
-
-
-def _check(settings: dict[str, Any], num_samples: int, sample: bool, latent_prior: str, deterministic: str) -> None:
-    """Raise a UserError for settings that cannot be meant."""
-    values = {**settings, "latent_prior": latent_prior, "deterministic": deterministic}
-    for name, known in _CHOICES.items():
-        if values[name] not in known:
-            raise unknown(name, values[name], known)
-    sizes = {name: settings[name] for name in ("width", "blocks", "latent_width", "latent_layers")}
-    for name, size in {**sizes, "num_samples": num_samples}.items():
-        if not isinstance(size, int) or size < 1:
-            raise UserError(f"{name} expects an integer >= 1, got {size!r}.")
-    if not isinstance(settings["latent_dim"], int) or settings["latent_dim"] < 0:
-        raise UserError(f"latent_dim expects an integer >= 0 (0: no latent), got {settings['latent_dim']!r}.")
-    if settings["beta_kl"] < 0:
-        raise UserError(f"beta_kl expects a weight >= 0, got {settings['beta_kl']}.")
-    if not sample and settings["center"] == "none":
-        raise UserError("sample=False writes the mean, which needs center='regression', got center='none'.")
 
 
 def _make_denoiser(settings: dict[str, Any], d_s: int, d_x: int, d_z: int, index: Any) -> nn.Module:

@@ -8,9 +8,9 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
-from globediff_torchrl.state_models.base import masked_mean, squared_error
 from globediff_torchrl.state_models.globediff import GlobeDiff
 from globediff_torchrl.state_models.latent import active_units, gaussian_kl, sample_gaussian
+from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 from globediff_torchrl.state_models.sampler import training_target
 
 NOISIEST_WEIGHT = 4.4  # of level K against level 1, where levels="noisy"

@@ -10,8 +10,9 @@ from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import unknown
-from globediff_torchrl.state_models.base import StateModel, masked_mean, squared_error
+from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.latent import mlp
+from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 
 REGRESSOR_PRESETS = {
     "paper": {"width": 1024, "layers": 4, "activation": "relu"},  # Table 4, MLP

@@ -1,5 +1,9 @@
 """The settings of the state models as plain data. Any of them can be overridden in the constructor."""
 
+from typing import Any
+
+from globediff_torchrl.errors import UserError, unknown
+
 # GlobeDiff: every argument that a preset sets; `fit` takes its own defaults from FIT.
 PRESETS: dict[str, dict] = {
     # Tables 3 and 4 of the paper, with the equations as mended: eps-prediction, ancestral sampling, no centring
@@ -38,25 +42,9 @@ PRESETS: dict[str, dict] = {
         "blocks": 2,
         "levels": "uniform",
     },
-    # one step: the latent chooses the mode, the denoiser draws it
-    "fast": {
-        "diffusion_steps": 1,
-        "schedule": "log_snr",
-        "prediction": "v",
-        "sampler": "ddim",
-        "final_noise": None,
-        "center": "regression",
-        "latent_dim": 16,
-        "latent_width": 128,
-        "latent_layers": 2,
-        "beta_kl": None,
-        "denoiser": "mlp",
-        "tokens": "flat",
-        "width": 256,
-        "blocks": 2,
-        "levels": "uniform",
-    },
 }
+# one step: the latent chooses the mode, the denoiser draws it
+PRESETS["fast"] = {**PRESETS["tuned"], "diffusion_steps": 1, "sampler": "ddim"}
 
 # what `fit` and `Fitter` use where the caller says nothing
 FIT: dict[str, dict] = {
@@ -74,3 +62,33 @@ def default_beta_kl(diffusion_steps: int) -> float:
     posterior leaks what the prior cannot give. On `mixture` 1.0 is a little better than 0.1.
     """
     return 0.02 if diffusion_steps == 1 else 0.1
+
+
+_CHOICES = {
+    "center": ("regression", "none"),
+    "denoiser": ("mlp", "unet"),
+    "tokens": ("flat", "entity"),
+    "levels": ("uniform", "noisy"),
+    "latent_prior": ("learned", "standard"),
+    "deterministic": ("sample", "prior_mean"),
+}
+
+
+def check_settings(
+    settings: dict[str, Any], num_samples: int, sample: bool, latent_prior: str, deterministic: str
+) -> None:
+    """Raise a UserError for settings of a GlobeDiff that cannot be meant."""
+    values = {**settings, "latent_prior": latent_prior, "deterministic": deterministic}
+    for name, known in _CHOICES.items():
+        if values[name] not in known:
+            raise unknown(name, values[name], known)
+    sizes = {name: settings[name] for name in ("width", "blocks", "latent_width", "latent_layers")}
+    for name, size in {**sizes, "num_samples": num_samples}.items():
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f"{name} expects an integer >= 1, got {size!r}.")
+    if not isinstance(settings["latent_dim"], int) or settings["latent_dim"] < 0:
+        raise UserError(f"latent_dim expects an integer >= 0 (0: no latent), got {settings['latent_dim']!r}.")
+    if settings["beta_kl"] < 0:
+        raise UserError(f"beta_kl expects a weight >= 0, got {settings['beta_kl']}.")
+    if not sample and settings["center"] == "none":
+        raise UserError("sample=False writes the mean, which needs center='regression', got center='none'.")

@@ -12,8 +12,9 @@ from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, unknown
-from globediff_torchrl.state_models.base import StateModel, masked_mean, squared_error
+from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.latent import LatentPosterior, active_units, gaussian_kl, mlp, sample_gaussian
+from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 
 VAE_PRESETS = {
     "paper": {"latent_dim": 256, "width": 1024, "layers": 3, "beta_kl": 1.0},  # Table 4, VAE
