@@ -197,11 +197,11 @@ def test_the_stream_is_given_back_when_an_evaluation_fails():
 def test_environments_leave_the_callers_generators_alone():
     env = make_env("vmas/gates", num_envs=2)
     action = random_actions(env, 1)
-    torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002
-    expected = torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
-    torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    expected = torch.rand(1).item(), np.random.rand(), random.random()
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
     follow(env, env.reset(), action)
-    assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected  # noqa: NPY002
+    assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected
 
 
 def test_the_stream_survives_a_safe_torch_load():

@@ -19,7 +19,7 @@ from globediff_torchrl.errors import UserError
 class Corridor(ParallelEnv):
     """Three walkers on a line see their own place and a coin each; the state is all places and the goal."""
 
-    metadata = {"name": "corridor", "render_modes": []}  # noqa: RUF012
+    metadata = {"name": "corridor", "render_modes": []}
 
     def __init__(self):
         self.possible_agents = [f"walker_{i}" for i in range(3)]
@@ -27,11 +27,11 @@ class Corridor(ParallelEnv):
         self.render_mode = None
         self.state_space = Box(-np.inf, np.inf, (4,), np.float32)
 
-    @functools.cache  # noqa: B019
+    @functools.cache  # noqa: B019  (as PettingZoo documents it: the spaces must be the same objects)
     def observation_space(self, agent):
         return Box(-np.inf, np.inf, (2,), np.float32)
 
-    @functools.cache  # noqa: B019
+    @functools.cache  # noqa: B019  (as PettingZoo documents it: the spaces must be the same objects)
     def action_space(self, agent):
         return Discrete(3)
 

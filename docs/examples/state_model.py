@@ -39,7 +39,7 @@ class LinearLoss(LossModule):
 
     default_keys = _AcceptedKeys
     functional = False  # the model is trained as it is, not through a copy of its parameters
-    out_keys = ["loss_linear"]  # noqa: RUF012  (LossModule's own convention)
+    out_keys = ["loss_linear"]
 
     def __init__(self, model: LinearStateModel):
         super().__init__()

@@ -25,19 +25,19 @@ def vmas_stream() -> Iterator[None]:
     VMAS's own context manager, on the one state that all its environments share; unlike VMAS's, it also gives the
     streams back when the body raises.
     """
-    before = torch.random.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    before = torch.random.get_rng_state(), np.random.get_state(), random.getstate()
     shared = Environment.vmas_random_state
     _set_generators(*shared)
     try:
         yield
-        shared[:] = [torch.random.get_rng_state(), np.random.get_state(), random.getstate()]  # noqa: NPY002
+        shared[:] = [torch.random.get_rng_state(), np.random.get_state(), random.getstate()]
     finally:
         _set_generators(*before)
 
 
 def _set_generators(torch_state: Tensor, numpy_state: tuple, python_state: tuple) -> None:
     torch.random.set_rng_state(torch_state)
-    np.random.set_state(numpy_state)  # noqa: NPY002
+    np.random.set_state(numpy_state)
     random.setstate(python_state)
 
 

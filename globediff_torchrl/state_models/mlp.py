@@ -93,7 +93,7 @@ class RegressorLoss(LossModule):
         active_mask: NestedKey = keys.ACTIVE_MASK
 
     default_keys = _AcceptedKeys
-    out_keys = ["loss_regression"]  # noqa: RUF012  (LossModule's own convention)
+    out_keys = ["loss_regression"]
 
     def __init__(self, model: MLPStateModel):
         super().__init__()

@@ -114,7 +114,7 @@ class VAELoss(LossModule):
         active_mask: NestedKey = keys.ACTIVE_MASK
 
     default_keys = _AcceptedKeys
-    out_keys = ["loss_reconstruction", "loss_kl", "kl", "active_units"]  # noqa: RUF012  (LossModule's own convention)
+    out_keys = ["loss_reconstruction", "loss_kl", "kl", "active_units"]
 
     def __init__(self, model: VAEStateModel):
         super().__init__()
