@@ -1,24 +1,27 @@
 """Does a state model return the true p(s | x)? Three problems whose answer is known exactly.
 
     python benchmarks/fidelity.py --quick      # one seed, the main rows, about half an hour on one core
-    python benchmarks/fidelity.py              # 3 seeds, all rows
+    python benchmarks/fidelity.py              # 3 seeds, all rows, the most informative first
 
 For each problem, model and seed: energy distance (unbiased, 0 for exact samples) and squared Wasserstein-2 a
 dimension, of samples against exact ones for given x, averaged over x, in units of spread. `share` is that energy
 distance as a percentage of the regressor's, same problem and seed. Interrupted runs go on where they stopped: a row
-that is in the CSV is not run again.
+that is in the CSV with the same number of steps is not run again.
 """
 
 import argparse
+import copy
 import csv
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas package
 
 import torch
 from tensordict import TensorDict
+from torch import nn
 from tqdm import tqdm
 
 from globediff_torchrl.evaluation.distances import energy_distance, wasserstein2
@@ -35,7 +38,7 @@ def _variants() -> dict[str, tuple[type[StateModel], dict]]:
     rows["tuned-K5"] = (GlobeDiff, {})
     rows["fast-K1"] = (GlobeDiff, {"preset": "fast"})
     rows["paper-K5"] = (GlobeDiff, {"preset": "paper"})
-    rows["printed-K5"] = (GlobeDiff, {"preset": "paper"})  # the paper's, sampled with Eq. 11 as it is printed
+    rows["printed-K5"] = rows["paper-K5"]  # the same trained model, sampled with Eq. 11 as it is printed
     rows["vae"] = (VAEStateModel, {})
     for steps in (1, 2, 3, 10):
         rows[f"tuned-K{steps}"] = (GlobeDiff, {"diffusion_steps": steps})
@@ -47,7 +50,9 @@ def _variants() -> dict[str, tuple[type[StateModel], dict]]:
     return rows
 
 
-QUICK = ("regressor", "tuned-K5", "fast-K1", "paper-K5", "printed-K5")
+# in the order in which they are run, each for all seeds before the next: what answers the question comes first
+TIERS = (("regressor", "tuned-K5", "fast-K1"), ("paper-K5", "printed-K5"), tuple(_variants()))
+QUICK = TIERS[0] + TIERS[1]
 
 
 def dataset(problem, rows: int, seed: int) -> TensorDict:
@@ -57,13 +62,14 @@ def dataset(problem, rows: int, seed: int) -> TensorDict:
     return TensorDict({AUX: x[:, None], "state": problem.draw_state(x, g)}, [rows])
 
 
-class AsPrinted:
+class AsPrinted(nn.Module):
     """Eq. 11 as the paper prints it: alpha^k where alpha-bar^k belongs, and noise at the last step too."""
 
     def __init__(self, model: GlobeDiff):
+        super().__init__()
         self.schedule = model.schedule
 
-    def __call__(self, denoise, start: torch.Tensor, stochastic: bool = True) -> torch.Tensor:
+    def forward(self, denoise: Callable, start: torch.Tensor, stochastic: bool = True) -> torch.Tensor:
         s = start
         for k in range(self.schedule.steps, 0, -1):
             alpha, beta = self.schedule.alpha[k], self.schedule.beta[k]
@@ -93,20 +99,31 @@ def judge(problem, model: StateModel, seed: int, contexts: int, draws: int) -> d
     }
 
 
-def run(problem_name: str, name: str, seed: int, args: argparse.Namespace) -> dict:
-    """Train and judge one row."""
+def steps_of(name: str, args: argparse.Namespace) -> int:
+    """Optimiser steps of a row: the U-Net rows have their own number."""
+    return args.paper_steps if name in TIERS[1] else args.steps
+
+
+def run(problem_name: str, name: str, seed: int, args: argparse.Namespace) -> list[dict]:
+    """Train and judge one row; the paper's model is judged as printed too, as a second row."""
     problem = PROBLEMS[problem_name]()
     kind, settings = _variants()[name]
     torch.manual_seed(seed)
     model = kind(problem.aux_dim, problem.state_dim, **settings)
     start = time.process_time()
-    history = fit(model, dataset(problem, args.rows, seed), steps=args.steps, seed=seed, progress=False)
-    row = {"problem": problem_name, "model": name, "seed": seed, "steps": args.steps}
-    row["train_s"] = round(time.process_time() - start, 1)
-    if name.startswith("printed"):
-        model.sampler = AsPrinted(model)
-    row |= judge(problem, model, seed, args.contexts, args.draws)
-    return row | {term: history[term][-1] for term in ("kl", "active_units") if term in history}
+    steps = steps_of(name, args)
+    history = fit(model, dataset(problem, args.rows, seed), steps=steps, seed=seed, progress=False)
+    common = {"problem": problem_name, "seed": seed, "steps": steps, "train_s": round(time.process_time() - start, 1)}
+    common |= {term: history[term][-1] for term in ("kl", "active_units") if term in history}
+    judged = {name: model}
+    if name in TIERS[1]:
+        printed = copy.deepcopy(model)
+        printed.sampler = AsPrinted(model)
+        judged = {"paper-K5": model, "printed-K5": printed}
+    return [
+        {**common, "model": label, **judge(problem, one, seed, args.contexts, args.draws)}
+        for label, one in judged.items()
+    ]
 
 
 def _read(path: Path) -> list[dict]:
@@ -116,9 +133,16 @@ def _read(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
+def _key(row: dict) -> tuple[str, str, int, int]:
+    """What makes a row that of one run."""
+    return row["problem"], row["model"], int(row["seed"]), int(row["steps"])
+
+
 def _write(path: Path, rows: list[dict]) -> None:
     """All rows, with the share of the regressor's energy distance where that is known."""
-    base = {(r["problem"], str(r["seed"])): float(r["energy"]) for r in rows if r["model"] == "regressor"}
+    # of several regressors of one problem and seed the longest trained
+    regressors = sorted((r for r in rows if r["model"] == "regressor"), key=lambda r: int(r["steps"]))
+    base = {(r["problem"], str(r["seed"])): float(r["energy"]) for r in regressors}
     for row in rows:
         reference = base.get((row["problem"], str(row["seed"])))
         row["share"] = "" if reference is None else round(100 * float(row["energy"]) / reference, 2)
@@ -131,17 +155,32 @@ def _write(path: Path, rows: list[dict]) -> None:
 
 
 def _print_table(rows: list[dict]) -> None:
-    """Mean share of the seeds, one line a model."""
+    """Mean share of the seeds and their range, one line for each model and number of steps."""
     problems = list(dict.fromkeys(r["problem"] for r in rows))
-    print(f"\n{'energy distance, % of the regressor':<36}" + "".join(f"{p:>12}" for p in problems))
-    for model in dict.fromkeys(r["model"] for r in rows):
+    print(f"\n{'energy distance, % of the regressor':<36}{'steps':>6}" + "".join(f"{p:>28}" for p in problems))
+    for model, steps in dict.fromkeys((r["model"], int(r["steps"])) for r in rows):
         cells = []
         for problem in problems:
-            shares = [
-                float(r["share"]) for r in rows if (r["model"], r["problem"]) == (model, problem) and r["share"] != ""
-            ]
-            cells.append(f"{sum(shares) / len(shares):>12.2f}" if shares else f"{'-':>12}")
-        print(f"{model:<36}" + "".join(cells))
+            same = [r for r in rows if (r["model"], int(r["steps"]), r["problem"]) == (model, steps, problem)]
+            shares = [float(r["share"]) for r in same if r["share"] != ""]
+            cells.append(_cell(shares))
+        print(f"{model:<36}{steps:>6}" + "".join(f"{cell:>28}" for cell in cells))
+
+
+def _cell(shares: list[float]) -> str:
+    """Mean (lowest to highest), number of seeds."""
+    if not shares:
+        return "-"
+    return f"{sum(shares) / len(shares):.2f} ({min(shares):.2f}-{max(shares):.2f}) n={len(shares)}"
+
+
+def _plan(names: list[str], seeds: list[int], problems: list[str]) -> list[tuple[str, str, int]]:
+    """(problem, model, seed): tier by tier, then seed by seed; the regressor first, as the rest is a share of it."""
+    order = []
+    for tier in TIERS:
+        chosen = [name for name in tier if name == "regressor" or name in names]
+        order += [(problem, name, seed) for seed in seeds for name in chosen for problem in problems]
+    return list(dict.fromkeys(order))
 
 
 def main() -> None:
@@ -151,6 +190,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(_variants()), default=None)
     parser.add_argument("--seeds", nargs="+", type=int, default=None, help="default 0 1 2")
     parser.add_argument("--steps", type=int, default=3000, help="optimiser steps of fit (its default)")
+    parser.add_argument("--paper-steps", type=int, default=3000, help="the same for the rows with the paper's U-Net")
     parser.add_argument("--rows", type=int, default=60_000, help="training pairs")
     parser.add_argument("--contexts", type=int, default=64, help="values of x to judge at")
     parser.add_argument("--draws", type=int, default=192, help="samples for each")
@@ -161,13 +201,13 @@ def main() -> None:
     seeds = args.seeds if args.seeds is not None else ([0] if args.quick else [0, 1, 2])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     rows = _read(args.out)
-    done = {(r["problem"], r["model"], int(r["seed"]), int(r["steps"])) for r in rows}
-    # the regressor first: the others are reported as a share of it
-    plan = [(p, m, s) for m in dict.fromkeys(["regressor", *names]) for s in seeds for p in args.problems]
-    for problem, name, seed in tqdm([key for key in plan if (*key, args.steps) not in done]):
-        rows.append(run(problem, name, seed, args))
-        _write(args.out, rows)
-    _print_table([r for r in rows if int(r["steps"]) == args.steps])
+    for problem, name, seed in tqdm(_plan(names, seeds, args.problems)):
+        if (problem, name, seed, steps_of(name, args)) not in map(_key, rows):
+            # one fit of the paper's model gives two rows
+            new = run(problem, name, seed, args)
+            rows += [row for row in new if _key(row) not in map(_key, rows)]
+            _write(args.out, rows)
+    _print_table(rows)
 
 
 if __name__ == "__main__":

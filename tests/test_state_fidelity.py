@@ -1,0 +1,91 @@
+"""benchmarks/fidelity.py: its plan, its resume, and the equations as printed."""
+
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from globediff_torchrl.state_models import GlobeDiff
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "fidelity.py"
+
+
+@pytest.fixture
+def fidelity(monkeypatch):
+    monkeypatch.setattr(sys, "path", ["the folder that the script drops", *sys.path])
+    threads = torch.get_num_threads()
+    spec = importlib.util.spec_from_file_location("fidelity_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def call(fidelity, monkeypatch, tmp_path):
+    """``call(*arguments)`` runs main with fits replaced; gives the rows that were trained for and the file."""
+    trained = []
+
+    def run(problem, name, seed, args):
+        trained.append((problem, name, seed))
+        labels = fidelity.TIERS[1] if name in fidelity.TIERS[1] else (name,)
+        common = {"problem": problem, "seed": seed, "steps": fidelity.steps_of(name, args), "energy": 2.0 + seed}
+        return [{**common, "model": label} for label in labels]
+
+    def call(*arguments):
+        trained.clear()
+        file = tmp_path / "fidelity.csv"
+        monkeypatch.setattr(sys, "argv", ["fidelity.py", "--out", str(file), *arguments])
+        fidelity.main()
+        with file.open(newline="") as opened:
+            return list(trained), list(csv.DictReader(opened))
+
+    monkeypatch.setattr(fidelity, "run", run)
+    return call
+
+
+def test_the_most_informative_rows_come_first_and_each_once(fidelity):
+    names, problems = list(fidelity._variants()), ["mixture", "ring"]
+    plan = fidelity._plan(names, [0, 1], problems)
+    assert plan[:2] == [("mixture", "regressor", 0), ("ring", "regressor", 0)]
+    assert {m for _, m, _ in plan[:12]} == set(fidelity.TIERS[0])  # three models, two problems, two seeds
+    assert {m for _, m, _ in plan[12:20]} == set(fidelity.TIERS[1])
+    assert len(plan) == len(set(plan)) == len(names) * 4
+    assert ("ring", "regressor", 1) in fidelity._plan(["vae"], [1], ["ring"])  # the others are a share of it
+
+
+def test_a_second_call_trains_what_is_missing_only_though_steps_differ(call):
+    arguments = ("--seeds", "0", "1", "--problems", "ring", "--models", "tuned-K5", "paper-K5", "printed-K5")
+    trained, rows = call(*arguments, "--paper-steps", "7")
+    assert len(trained) == 6  # regressor, tuned, and one fit for paper and printed, two seeds each
+    assert {r["model"]: r["steps"] for r in rows} == {
+        "regressor": "3000", "tuned-K5": "3000", "paper-K5": "7", "printed-K5": "7"
+    }  # fmt: skip
+    assert call(*arguments, "--paper-steps", "7")[0] == []
+    trained, rows = call(*arguments, "--paper-steps", "9")
+    assert {name for _, name, _ in trained} == {"paper-K5"}
+    assert len(rows) == 12
+    assert all(row["share"] == "100.0" for row in rows)
+
+
+def test_the_table_has_mean_and_range_over_seeds(fidelity, capsys):
+    rows = [{"problem": "ring", "model": "vae", "steps": 5, "share": share} for share in ("2.0", "4.0")]
+    fidelity._print_table(rows)
+    assert "3.00 (2.00-4.00) n=2" in capsys.readouterr().out
+
+
+def test_the_equations_as_printed_run_in_place_of_the_sampler(fidelity):
+    torch.manual_seed(0)
+    model = GlobeDiff(4, 3, preset="paper", diffusion_steps=2, width=8, latent_width=8)
+    printed = fidelity.AsPrinted(model)
+    out = printed(lambda s, k: torch.ones_like(s), torch.zeros(20_000, 3))
+    mean = variance = 0.0  # of the chain by hand, with alpha^k (not alpha-bar^k) and noise at every step, the last too
+    for a in model.schedule.alpha[1:].flip(0).tolist():
+        mean = (mean - (1 - a) / (1 - a) ** 0.5) / a**0.5
+        variance = variance / a + 1 - a
+    assert abs(out.mean().item() - mean) < 0.05
+    assert abs(out.var().item() / variance - 1) < 0.05
+    model.sampler = printed  # a module: plain callables are refused in a module's place
