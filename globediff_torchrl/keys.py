@@ -14,6 +14,7 @@ key                                     shape                 meaning (symbol in
 ``("agents", "inferred_state")``        ``[*B, n, d_s]``      one sample of the global state (s_hat)
 ``("agents", "hypotheses")``            ``[*B, n, S, d_s]``   S samples of the global state
 ``("agents", "inferred_mean")``         ``[*B, n, d_s]``      estimate of E[s | x]
+``("agents", "inferred_blend")``        ``[*B, n, d_s]``      sample where x leaves a dim open, mean where it does not
 ``("agents", "view")``                  ``[*B, n, d_v]``      what the actor reads of the inference, turned to the agent
 ``("agents", "action")``                ``[*B, n, ...]``      action (a_t^i)
 ``("agents", "action_log_prob")``       ``[*B, n]``           its log-probability under the behaviour policy
@@ -39,6 +40,7 @@ LATENT = (AGENTS, "latent")
 INFERRED_STATE = (AGENTS, "inferred_state")
 HYPOTHESES = (AGENTS, "hypotheses")
 INFERRED_MEAN = (AGENTS, "inferred_mean")
+INFERRED_BLEND = (AGENTS, "inferred_blend")
 VIEW = (AGENTS, "view")
 ACTION = (AGENTS, "action")
 ACTION_LOG_PROB = (AGENTS, "action_log_prob")

@@ -137,17 +137,17 @@ def test_a_deterministic_action_is_the_mode_of_the_distribution(skirmish):
     assert torch.equal(actions, logits.argmax(-1))
 
 
-def test_auto_reads_the_mean_and_a_sample_where_there_is_a_mean(hunt):
+def test_auto_reads_the_blend_where_there_is_a_mean_and_else_a_sample(hunt):
     centred = GlobeDiff.from_env(hunt, preset="fast", width=16)
     plain = GlobeDiff.from_env(hunt, preset="fast", width=16, center="none")
-    assert {k.INFERRED_MEAN, k.INFERRED_STATE} <= set(make_actor(hunt, centred).in_keys)
-    assert k.INFERRED_STATE in make_actor(hunt, plain).in_keys
-    assert k.INFERRED_MEAN not in make_actor(hunt, plain).in_keys
+    inferred = {k.INFERRED_MEAN, k.INFERRED_STATE, k.INFERRED_BLEND}
+    assert inferred & set(make_actor(hunt, centred).in_keys) == {k.INFERRED_BLEND}
+    assert inferred & set(make_actor(hunt, plain).in_keys) == {k.INFERRED_STATE}
 
 
 def test_an_untrained_actor_ignores_the_sample_beside_the_mean(hunt):
     model = GlobeDiff.from_env(hunt, preset="fast", width=16)
-    policy = TensorDictSequential(model, make_actor(hunt, model, gain=1.0))
+    policy = TensorDictSequential(model, make_actor(hunt, model, reads="mean_sample", gain=1.0))
     data = policy(hunt.reset())
     moved = data.clone()
     moved[k.INFERRED_STATE] += 3.0

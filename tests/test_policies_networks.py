@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.modules import PopArtValueNorm
 
 from globediff_torchrl import UserError, make_critic, make_env
 from globediff_torchrl.policies import RunningNorm
-from globediff_torchrl.policies.networks import join, make_trunk
+from globediff_torchrl.policies.networks import Head, join, make_trunk
 
 
 @settings(max_examples=25, deadline=None)
@@ -104,3 +105,19 @@ def test_the_critic_serves_any_batch_shape():
     for batch in ((), (3,), (2, 5)):
         out = critic(TensorDict({"state": torch.randn(*batch, size)}, batch))["agents", "state_value"]
         assert out.shape == (*batch, 2, 1)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_head_gives_what_a_tensordict_module_gives_without_converting_it(outputs, monkeypatch):
+    class Net(nn.Module):
+        def forward(self, one, two):
+            return one + two if outputs == 1 else (one + two, one - two)
+
+    names = [("agents", "sum"), ("agents", "difference")][:outputs]
+    data = TensorDict({"one": torch.randn(5, 2, 3), "agents": {"two": torch.randn(5, 2, 3)}}, [5])
+    expected = TensorDictModule(Net(), in_keys=["one", ("agents", "two")], out_keys=names)(data.clone())
+    monkeypatch.setattr(TensorDict, "from_any", None)  # it would search the import path at each output
+    given = data.clone()
+    assert Head(Net(), in_keys=["one", ("agents", "two")], out_keys=names)(given) is given
+    assert set(given.keys(True, True)) == set(expected.keys(True, True))
+    assert (given == expected).all()

@@ -16,6 +16,7 @@ from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, OracleState
 X, S = 6, 5
 AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
 MEAN, LATENT, HYPOTHESES = ("agents", "inferred_mean"), ("agents", "latent"), ("agents", "hypotheses")
+BLEND = ("agents", "inferred_blend")
 
 
 def make(**settings):
@@ -48,7 +49,7 @@ def test_out_keys_and_shapes_for_any_batch(shape, n, hypotheses, per, center, la
     if hypotheses > 1:
         expected[HYPOTHESES] = (hypotheses, S)
     if center == "regression":
-        expected[MEAN] = (S,)
+        expected[MEAN] = expected[BLEND] = (S,)
     if latent:
         expected[LATENT] = (latent,)
     assert set(model.out_keys) == set(expected)
@@ -81,6 +82,16 @@ def test_random_inference_draws_anew_and_follows_the_global_seed():
         c = model(td.clone())[INFERRED]
     assert not torch.allclose(a, b)
     assert torch.equal(a, c)
+
+
+def test_fixed_noise_makes_a_hypothesis_a_function_of_x():
+    fresh, fixed = (make(num_samples=2, noise=noise) for noise in ("fresh", "fixed"))
+    data = batch(5)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        expected = fresh(data.clone())[HYPOTHESES]
+    for kind in (ExplorationType.RANDOM, ExplorationType.DETERMINISTIC):
+        with set_exploration_type(kind):
+            torch.testing.assert_close(fixed(data.clone())[HYPOTHESES], expected)
 
 
 def test_hypotheses_differ_from_each_other_also_when_deterministic():
@@ -271,3 +282,13 @@ def test_oracle_copies_the_true_state_to_every_agent():
     assert "state" in model.in_keys
     assert torch.equal(model(td)[INFERRED], td["state"][:, None].expand(4, 3, S))
     assert model.make_loss() is None
+
+
+def test_a_blend_is_the_mean_where_x_tells_and_the_sample_where_it_does_not():
+    model = make()
+    model.residual_scale.copy_(torch.tensor([0.0, 0.5, 1.0, 1.0, 2.0]))
+    td = model(batch(7))
+    mean, sample, blend = td[MEAN], td[INFERRED], td[BLEND]
+    torch.testing.assert_close(blend[..., 0], mean[..., 0])
+    torch.testing.assert_close(blend[..., 1], mean[..., 1] + 0.25 * (sample - mean)[..., 1])
+    torch.testing.assert_close(blend[..., 2:], sample[..., 2:])

@@ -152,7 +152,7 @@ def test_update_input_true_replaces_every_inference_by_the_true_state(fast_train
 def test_update_input_inferred_trains_on_what_the_rollout_inferred(fast_trainer):
     for record in first_steps(fast_trainer("globediff", "training.minibatches=1", iterations=1)):
         batch = record["batch"]
-        assert not torch.allclose(batch[k.INFERRED_STATE], batch["state"].unsqueeze(-2))
+        assert not torch.allclose(batch[k.INFERRED_BLEND], batch["state"].unsqueeze(-2))
 
 
 def test_the_ratio_of_masked_discrete_actions_is_one(skirmish):
@@ -206,7 +206,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_a_divisor(fast_trainer):
 def test_minibatches_hold_what_the_update_reads_and_nothing_else(fast_trainer):
     seen = first_steps(fast_trainer("globediff", iterations=1))[0]["batch"]
     names = set(seen.keys(True, True)) - {"index"}
-    assert "state" in names and k.ADVANTAGE in names and k.INFERRED_STATE in names
+    assert "state" in names and k.ADVANTAGE in names and k.INFERRED_BLEND in names
     assert not any("next" in name for name in names) and k.AUX_OBSERVATION not in names
 
 
@@ -217,6 +217,14 @@ def test_the_learning_rate_falls_linearly_to_its_share(fast_trainer, final_lr):
     trainer.register_op("post_steps", lambda: rates.append(group["lr"]))
     trainer.train()
     assert rates == pytest.approx([0.01 * (1 + (final_lr - 1) * passed / 4) for passed in range(4)])
+
+
+def test_the_optimiser_steps_the_very_networks_that_act(fast_trainer):
+    trainer = fast_trainer("mappo", iterations=1)
+    groups = trainer.optimization_stepper.optimizer.param_groups
+    for group, network in zip(groups, (trainer.team.actor, trainer.team.critic)):
+        assert [id(parameter) for parameter in group["params"]] == [id(p) for p in network.parameters()]
+    assert not trainer.loss_module.functional  # a functional loss swaps the parameters in and out at each call
 
 
 def test_each_network_is_clipped_by_its_own_norm(fast_trainer):

@@ -9,7 +9,6 @@ from tensordict import NestedKey
 from tensordict.nn import (
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
-    TensorDictModule,
     TensorDictModuleBase,
 )
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from torchrl.modules import MaskedCategorical, TanhNormal
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.policies.ego_view import READS, EgoView
-from globediff_torchrl.policies.networks import join, make_trunk, orthogonal
+from globediff_torchrl.policies.networks import Head, join, make_trunk, orthogonal
 
 LOGITS = (keys.AGENTS, "logits")
 LOC = (keys.AGENTS, "loc")
@@ -96,8 +95,8 @@ def make_actor(
         state_model: the model in front; decides ``reads="auto"``. Without one the default :class:`GlobeDiff`
             is assumed.
         inputs: what the actor reads besides the inference.
-        reads: ``"sample" | "samples" | "mean" | "mean_sample" | "mean_spread"``, ``None`` for an actor without an
-            inferred state, or ``"auto"``: ``"mean_sample"`` where the state model gives a mean, else ``"sample"``.
+        reads: ``"sample" | "samples" | "mean" | "blend" | "mean_sample" | "mean_spread"``, ``None`` for an actor
+            without an inferred state, or ``"auto"``: ``"blend"`` where the state model gives it, else ``"sample"``.
         view: ``"relative" | "absolute" | "auto"``, see :class:`EgoView`.
         gain: orthogonal gain of the last layer (.01 in MAPPO's reference: the first policy is near uniform).
         scale_init: first standard deviation of a continuous action before the tanh. 1.5 makes the first actions nearly
@@ -114,8 +113,8 @@ def make_actor(
     in_keys = [tuple(key) if not isinstance(key, str) else key for key in inputs]
     size = sum(_feature_size(env, key) for key in in_keys)
     if reads == "auto":
-        out_keys = [keys.INFERRED_MEAN] if state_model is None else state_model.out_keys
-        reads = "mean_sample" if keys.INFERRED_MEAN in out_keys else "sample"
+        out_keys = [keys.INFERRED_BLEND] if state_model is None else state_model.out_keys
+        reads = "blend" if keys.INFERRED_BLEND in out_keys else "sample"
     if reads is not None:
         _check_reads(reads, state_model)
         ego = EgoView(
@@ -138,11 +137,11 @@ def make_actor(
     spec = env.full_action_spec[keys.ACTION]
     if isinstance(spec, Categorical):
         head = _CategoricalHead(agents, trunk, features, spec.space.n, gain)
-        modules.append(TensorDictModule(head, in_keys=in_keys, out_keys=[LOGITS]))
+        modules.append(Head(head, in_keys=in_keys, out_keys=[LOGITS]))
         modules.append(_categorical(env))
     else:
         head = _GaussianHead(agents, trunk, features, spec.shape[-1], gain, scale_init)
-        modules.append(TensorDictModule(head, in_keys=in_keys, out_keys=[LOC, SCALE]))
+        modules.append(Head(head, in_keys=in_keys, out_keys=[LOC, SCALE]))
         modules.append(_tanh_normal(spec))
     return ProbabilisticTensorDictSequential(*modules)
 

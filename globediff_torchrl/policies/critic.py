@@ -12,7 +12,7 @@ from torchrl.modules import ValueNorm
 
 from globediff_torchrl import keys
 from globediff_torchrl.policies.actor import _feature_size
-from globediff_torchrl.policies.networks import join, make_trunk, orthogonal
+from globediff_torchrl.policies.networks import Head, join, make_trunk, orthogonal
 
 
 class _ValueHead(nn.Module):
@@ -66,4 +66,4 @@ def make_critic(
     trunk = make_trunk(size, hidden_sizes, activation=activation, layer_norm=layer_norm, input_norm=input_norm)
     team_wide = all(isinstance(key, str) for key in in_keys)
     head = _ValueHead(agents, trunk, hidden_sizes[-1] if len(hidden_sizes) else size, value_norm, team_wide)
-    return TensorDictModule(head, in_keys=in_keys, out_keys=[keys.STATE_VALUE])
+    return Head(head, in_keys=in_keys, out_keys=[keys.STATE_VALUE])

@@ -15,6 +15,7 @@ READS = {
     "sample": (keys.INFERRED_STATE,),
     "samples": (keys.HYPOTHESES,),
     "mean": (keys.INFERRED_MEAN,),
+    "blend": (keys.INFERRED_BLEND,),
     "mean_sample": (keys.INFERRED_MEAN, keys.INFERRED_STATE),
     "mean_spread": (keys.INFERRED_MEAN, keys.HYPOTHESES),
 }
@@ -66,6 +67,8 @@ class EgoView(TensorDictModuleBase):
         * ``"sample"``: ``("agents", "inferred_state") [d_s]``, one posterior sample, as in the paper;
         * ``"samples"``: ``("agents", "hypotheses") [S, d_s]``, concatenated;
         * ``"mean"``: ``("agents", "inferred_mean") [d_s]``;
+        * ``"blend"``: ``("agents", "inferred_blend") [d_s]``: of each dim the mean, or the sample as far as x leaves it
+          open;
         * ``"mean_sample"``: both the mean and the sample;
         * ``"mean_spread"``: the mean, and the standard deviation of the hypotheses in the agent's own frame.
 
@@ -88,7 +91,7 @@ class EgoView(TensorDictModuleBase):
         state_dim: int,
         layout: FeatureLayout | None = None,
         *,
-        reads: str = "mean_sample",
+        reads: str = "blend",
         view: str = "auto",
         hypotheses: int = 1,
         out_key: NestedKey = keys.VIEW,
@@ -101,7 +104,7 @@ class EgoView(TensorDictModuleBase):
         self.reads = reads
         self.in_keys = list(READS[reads])
         self.out_keys = [out_key]
-        self.size = state_dim * {"samples": hypotheses, "sample": 1, "mean": 1}.get(reads, 2)
+        self.size = state_dim * {"samples": hypotheses, "sample": 1, "mean": 1, "blend": 1}.get(reads, 2)
         self.extra = state_dim if reads in ("mean_sample", "mean_spread") else 0  # what stands behind the mean
         matrix = None
         if view != "absolute":

@@ -29,6 +29,9 @@ class GlobeDiff(StateModel):
     - ``("agents", "inferred_state")`` ``[*B, n, d_s]``: the first hypothesis (the mean where ``sample=False``);
     - ``("agents", "hypotheses")`` ``[*B, n, S, d_s]`` where ``num_samples > 1``;
     - ``("agents", "inferred_mean")`` ``[*B, n, d_s]``, an estimate of E[s | x], where centred;
+    - ``("agents", "inferred_blend")`` ``[*B, n, d_s]``, where centred: mean + r (sample - mean), r the share of a dim's
+      variance that the regression leaves open (``residual_scale`` squared, at most 1). What x tells is read without the
+      sample's noise, what it leaves open as one joint draw;
     - ``("agents", "latent")`` ``[*B, n, d_z]``, z of the first hypothesis, where there is a latent.
 
     Under ``ExplorationType.RANDOM`` (or none set) z and the noise come from the global generator. Under DETERMINISTIC,
@@ -45,6 +48,7 @@ class GlobeDiff(StateModel):
         final_noise: under RANDOM, add to s^0 what the last step's mean leaves out (measured at the end of ``fit``). Not
             the misprint of Eq. 11, which adds beta_1: with one step this is the spread inside a mode.
         center: ``"regression"`` diffuses what a regression from x leaves open; ``"none"`` the whole state (the paper).
+        center_width: hidden size of that regression, two layers.
         latent_dim: d_z; 0 for no latent. latent_width, latent_layers: of prior and posterior (Table 3).
         latent_prior: ``"learned"``, or ``"standard"``: no prior network and no KL, z ~ N(0, I) at execution
             (the ablation "w/o p").
@@ -54,7 +58,10 @@ class GlobeDiff(StateModel):
         levels: how training draws k, ``"uniform"`` (Eq. 10) or ``"noisy"`` (the noisiest most).
         num_samples: S. sample: False writes the mean and runs no chain (centred only).
         deterministic: ``"sample"`` or ``"prior_mean"``, what z is under DETERMINISTIC.
-        infer_per, aux_key, state_key, inferred_key: as :class:`StateModel`; latent_key, hypotheses_key, mean_key.
+        noise: ``"fresh"`` draws z and the chain's noise at each call; ``"fixed"`` always takes those of DETERMINISTIC
+            (common random numbers): a hypothesis is then a function of x, the same at all times and places.
+        infer_per, aux_key, state_key, inferred_key: as :class:`StateModel`; latent_key, hypotheses_key, mean_key,
+            blend_key.
 
     Raises:
         UserError: an unknown name, a size below 1, a schedule that does not end in noise, a mean asked for where the
@@ -82,6 +89,7 @@ class GlobeDiff(StateModel):
         clip: float | None = None,
         final_noise: bool | None = None,
         center: str | None = None,
+        center_width: int | None = None,
         latent_dim: int | None = None,
         latent_width: int | None = None,
         latent_layers: int | None = None,
@@ -96,6 +104,7 @@ class GlobeDiff(StateModel):
         num_samples: int = 1,
         sample: bool = True,
         deterministic: str = "sample",
+        noise: str = "fresh",
         infer_per: str = "agent",
         aux_key: NestedKey = keys.AUX_OBSERVATION,
         state_key: NestedKey = keys.STATE,
@@ -103,6 +112,7 @@ class GlobeDiff(StateModel):
         latent_key: NestedKey = keys.LATENT,
         hypotheses_key: NestedKey = keys.HYPOTHESES,
         mean_key: NestedKey = keys.INFERRED_MEAN,
+        blend_key: NestedKey = keys.INFERRED_BLEND,
     ):
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS)
@@ -119,27 +129,31 @@ class GlobeDiff(StateModel):
             settings["final_noise"] = settings["diffusion_steps"] <= 2
         if isinstance(token_index, Tensor):
             token_index = token_index.tolist()
-        check_settings(settings, num_samples, sample, latent_prior, deterministic)
+        check_settings(settings, num_samples, sample, latent_prior, deterministic, noise)
         self.preset, self.beta_kl, self.levels = preset, settings["beta_kl"], settings["levels"]
         self.num_samples, self.sample, self.deterministic = num_samples, sample, deterministic
+        self.noise = noise
         self.latent_dim, self.latent_prior = settings["latent_dim"], latent_prior
-        self.latent_key, self.hypotheses_key, self.mean_key = _key(latent_key), _key(hypotheses_key), _key(mean_key)
+        self.latent_key, self.hypotheses_key = _key(latent_key), _key(hypotheses_key)
+        self.mean_key, self.blend_key = _key(mean_key), _key(blend_key)
         self.centred = settings["center"] == "regression"
         self._build(settings, schedule_options or {}, clip, token_index)
         self._set_out_keys()
         self.config = {
             **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "latent_prior": latent_prior,
             "schedule_options": self.schedule.options, "clip": clip, "token_index": token_index,
-            "num_samples": num_samples, "sample": sample, "deterministic": deterministic, "infer_per": infer_per,
+            "num_samples": num_samples, "sample": sample, "deterministic": deterministic, "noise": noise,
+            "infer_per": infer_per,
             **{name: getattr(self, name) for name in _KEYS},
         }  # fmt: skip
 
     def _build(self, settings: dict[str, Any], options: dict[str, float], clip: float | None, index: Any) -> None:
-        steps, width = settings["diffusion_steps"], settings["width"]
+        steps = settings["diffusion_steps"]
         self.schedule = NoiseSchedule(settings["schedule"], steps, **options)
         self.sampler = DiffusionSampler(self.schedule, settings["sampler"], settings["prediction"], clip)
         d_x, d_s, d_z = self.aux_dim, self.state_dim, self.latent_dim
-        self.regression = mlp([d_x, width, width, d_s], nn.SiLU) if self.centred else None
+        center_width = settings["center_width"]
+        self.regression = mlp([d_x, center_width, center_width, d_s], nn.SiLU) if self.centred else None
         self.register_buffer("residual_scale", torch.ones(d_s))
         self.final_noise = settings["final_noise"]
         self.register_buffer("final_scale", torch.zeros(d_s))
@@ -159,7 +173,7 @@ class GlobeDiff(StateModel):
         if self.num_samples > 1:
             self.out_keys.append(self.hypotheses_key)
         if self.centred:
-            self.out_keys.append(self.mean_key)
+            self.out_keys += [self.mean_key, self.blend_key] if self.sample else [self.mean_key]
         if self.latent_dim > 0 and self.sample:
             self.out_keys.append(self.latent_key)
 
@@ -175,10 +189,13 @@ class GlobeDiff(StateModel):
             if not self.sample:
                 self.write(tensordict, self.inferred_key, restored, lead, n)
                 return tensordict
-        random = exploration_type() in (ExplorationType.RANDOM, None)
+        random = self.noise == "fresh" and exploration_type() in (ExplorationType.RANDOM, None)
         z = self._draw_latent(x, random)
         hypotheses = self.restore_state(self._run_chain(x, z, mean, random))
         self.write(tensordict, self.inferred_key, hypotheses[:, 0], lead, n)
+        if self.centred:
+            open_share = self.residual_scale.square().clamp(max=1)
+            self.write(tensordict, self.blend_key, torch.lerp(restored, hypotheses[:, 0], open_share), lead, n)
         if self.num_samples > 1:
             self.write(tensordict, self.hypotheses_key, hypotheses, lead, n)
         if z is not None:
@@ -268,7 +285,7 @@ class GlobeDiff(StateModel):
 
 
 _SETTINGS = frozenset(PRESETS["tuned"])
-_KEYS = ("aux_key", "state_key", "inferred_key", "latent_key", "hypotheses_key", "mean_key")
+_KEYS = ("aux_key", "state_key", "inferred_key", "latent_key", "hypotheses_key", "mean_key", "blend_key")
 
 
 def _make_denoiser(settings: dict[str, Any], d_s: int, d_x: int, d_z: int, index: Any) -> nn.Module:

@@ -14,6 +14,7 @@ PRESETS: dict[str, dict] = {
         "sampler": "ancestral",
         "final_noise": False,
         "center": "none",
+        "center_width": 256,
         "latent_dim": 16,
         "latent_width": 1024,
         "latent_layers": 3,
@@ -32,6 +33,7 @@ PRESETS: dict[str, dict] = {
         "sampler": "dpmpp",
         "final_noise": None,
         "center": "regression",
+        "center_width": 256,
         "latent_dim": 16,
         "latent_width": 128,
         "latent_layers": 2,
@@ -71,24 +73,25 @@ _CHOICES = {
     "levels": ("uniform", "noisy"),
     "latent_prior": ("learned", "standard"),
     "deterministic": ("sample", "prior_mean"),
+    "noise": ("fresh", "fixed"),
 }
 
 
 def check_settings(
-    settings: dict[str, Any], num_samples: int, sample: bool, latent_prior: str, deterministic: str
+    settings: dict[str, Any], num_samples: int, sample: bool, latent_prior: str, deterministic: str, noise: str
 ) -> None:
     """Raise a UserError for settings of a GlobeDiff that cannot be meant."""
-    values = {**settings, "latent_prior": latent_prior, "deterministic": deterministic}
+    values = {**settings, "latent_prior": latent_prior, "deterministic": deterministic, "noise": noise}
     for name, known in _CHOICES.items():
         if values[name] not in known:
             raise unknown(name, values[name], known)
-    sizes = {name: settings[name] for name in ("width", "blocks", "latent_width", "latent_layers")}
+    sizes = {name: settings[name] for name in ("width", "blocks", "center_width", "latent_width", "latent_layers")}
     for name, size in {**sizes, "num_samples": num_samples}.items():
         if not isinstance(size, int) or size < 1:
-            raise UserError(f"{name} expects an integer >= 1, got {size!r}.")
+            raise UserError(f"{name} expects an integer >= 1, got {size!r}: leave it away for the preset's.")
     if not isinstance(settings["latent_dim"], int) or settings["latent_dim"] < 0:
         raise UserError(f"latent_dim expects an integer >= 0 (0: no latent), got {settings['latent_dim']!r}.")
     if settings["beta_kl"] < 0:
-        raise UserError(f"beta_kl expects a weight >= 0, got {settings['beta_kl']}.")
+        raise UserError(f"beta_kl expects a weight >= 0, got {settings['beta_kl']}: 0 leaves it out.")
     if not sample and settings["center"] == "none":
         raise UserError("sample=False writes the mean, which needs center='regression', got center='none'.")

@@ -48,6 +48,7 @@ def make_loss(
         critic_coeff=critic_coeff,
         loss_critic_type="l2",
         normalize_advantage=False,
+        functional=False,  # one copy of the networks: nothing is swapped in and out at each call
     )
     loss.set_keys(
         value=keys.STATE_VALUE,
@@ -96,11 +97,7 @@ class Advantages(TrainerHookBase):
 
     @torch.no_grad()
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
-        self.loss.value_estimator(
-            batch,
-            params=self.loss.critic_network_params,
-            target_params=self.loss.target_critic_network_params,
-        )
+        self.loss.value_estimator(batch)
         active = batch.get(keys.ACTIVE_MASK, None)
         if isinstance(self.loss.value_norm, BatchValueNorm):
             target = batch.get(keys.VALUE_TARGET)
@@ -121,7 +118,7 @@ class TrueInferences(TrainerHookBase):
 
     def __init__(self, actor: ProbabilisticTensorDictSequential) -> None:
         self.actor = actor
-        read = [keys.INFERRED_STATE, keys.INFERRED_MEAN, keys.HYPOTHESES]
+        read = [keys.INFERRED_STATE, keys.INFERRED_MEAN, keys.INFERRED_BLEND, keys.HYPOTHESES]
         self.inferences = [key for key in read if key in actor.in_keys]
 
     @torch.no_grad()
@@ -168,7 +165,7 @@ class Minibatches(TrainerHookBase):
             keys.ACTIVE_MASK,
         ]
         self.buffer = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(frames),
+            storage=LazyTensorStorage(frames, compilable=True),  # no lock of another process: a kill would leak it
             sampler=SamplerWithoutReplacement(),
             batch_size=frames // minibatches,
         )
@@ -247,10 +244,10 @@ class MAPPOStepper(OptimizationStepper):
 def make_optimizer(loss: MAPPOLoss, lr: float, critic_lr: float, eps: float) -> torch.optim.Adam:
     """Adam over actor and critic, one group each."""
     groups = [
-        {"name": "actor", "params": list(loss.actor_network_params.parameters()), "lr": lr, "initial_lr": lr},
+        {"name": "actor", "params": list(loss.actor_network.parameters()), "lr": lr, "initial_lr": lr},
         {
             "name": "critic",
-            "params": list(loss.critic_network_params.parameters()),
+            "params": list(loss.critic_network.parameters()),
             "lr": critic_lr,
             "initial_lr": critic_lr,
         },
