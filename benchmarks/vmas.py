@@ -1,4 +1,8 @@
-"""Trains a team on a VMAS world: ``python benchmarks/vmas.py algorithm=globediff env.scenario=hunt seed=0``."""
+"""Trains a team on a VMAS world: ``python benchmarks/vmas.py algorithm=globediff env.scenario=hunt seed=0``.
+
+With ``video=true`` it also writes ``episode.gif`` into the output folder; ``resume=<run> video=true`` does so for a run
+that has ended.
+"""
 
 import sys
 

@@ -16,6 +16,7 @@ import globediff_torchrl
 from globediff_torchrl.envs import available_envs
 from globediff_torchrl.envs.presets import PRESETS
 from globediff_torchrl.training import config as configuration
+from globediff_torchrl.training.validation import validate
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -115,7 +116,7 @@ def test_a_printed_command_names_what_exists(page, line):
     choices = [[f"{name}={choice}" for choice in value.split(",")] for name, _, value in ours]
     for combination in itertools.product(*choices):
         config = configuration.compose("vmas", combination)  # raises for what does not exist
-        configuration.validate(config)
+        validate(config)
         assert f"vmas/{config.env.scenario}" in available_envs()
 
 

@@ -1,0 +1,189 @@
+"""The video of an episode: a frame a step, the truth where the state has it, the model's own hypotheses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from tensordict import TensorDict
+from tensordict.nn import TensorDictSequential
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from globediff_torchrl import UserError, keys, make_actor, make_env, make_state_model, make_trainer, record_episode
+from globediff_torchrl.envs import vmas_rng_state
+from globediff_torchrl.evaluation.episode_figure import EpisodeFigure
+from globediff_torchrl.evaluation.episodes import preserve_rng, run_episodes
+from globediff_torchrl.evaluation.video import run_episode
+
+STEPS = 4
+
+
+def setup(name="hunt", model="globediff", **options):
+    """An environment, an untrained state model (None for mappo) and a policy."""
+    torch.manual_seed(0)
+    env = make_env(f"vmas/{name}", num_envs=1, max_steps=STEPS, **options)
+    if model is None:
+        return env, None, make_actor(env, reads=None)
+    small = {"width": 16} if model in ("globediff", "regressor") else {}
+    model = make_state_model(model, env, **small)
+    return env, model, TensorDictSequential(model, make_actor(env, model, gain=1.0))
+
+
+def points(artist):
+    return torch.tensor(artist.get_xydata(), dtype=torch.float32)
+
+
+def test_a_gif_has_a_frame_for_each_step_and_the_frames_differ(tmp_path):
+    env, _, policy = setup()
+    path = tmp_path / "new" / "episode.gif"
+    episode = record_episode(env, policy, path, seed=3, progress=False)
+    with Image.open(path) as gif:
+        frames = []
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            frames.append(gif.convert("RGB").tobytes())
+        assert gif.info["loop"] == 0
+    assert len(frames) == len(episode.state) == STEPS
+    assert len(set(frames)) == STEPS
+
+
+def test_the_true_positions_are_drawn_where_the_state_has_them():
+    env, _, policy = setup()
+    state = run_episodes(env, policy, "deterministic", 3, STEPS)["state"][0]
+    figure = EpisodeFigure(run_episode(env, policy, seed=3))
+    slices = env.task.state_layout.slices
+    assert set(figure.truth) == {name for name in slices if name.endswith(".position")}
+    for t in (2, 0, 3):
+        figure.show(t)
+        for name, artist in figure.truth.items():
+            assert torch.equal(points(artist), state[t : t + 1, slices[name]]), (t, name)
+
+
+def test_the_hypotheses_drawn_are_the_samples_of_the_model_for_that_agents_x():
+    env, model, policy = setup("compass")
+    episode = run_episode(env, policy, seed=3, hypotheses=5, agent=1)
+    x = run_episodes(env, policy, "deterministic", 3, STEPS)[keys.AUX_OBSERVATION][0]
+    figure = EpisodeFigure(episode)
+    assert figure.clouds and "team.heading" in figure.facts
+    for t in (0, 3):
+        copies = TensorDict({keys.AUX_OBSERVATION: x[t].expand(5, -1, -1)}, (5,))
+        with torch.no_grad(), preserve_rng(3), set_exploration_type(ExplorationType.RANDOM):
+            expected = model(copies)
+        figure.show(t)
+        for name, cloud in figure.clouds.items():
+            where = env.task.state_layout.slices[name]
+            torch.testing.assert_close(points(cloud), expected[keys.INFERRED_STATE][:, 1, where])
+            torch.testing.assert_close(points(figure.means[name]), expected[keys.INFERRED_MEAN][:1, 1, where])
+        heading = expected[keys.INFERRED_STATE][:, 1, env.task.state_layout.slices["team.heading"]]
+        torch.testing.assert_close(points(figure.facts["team.heading"].cloud), heading)
+    assert len(episode.hypotheses[0].unique(dim=0)) == 5
+
+
+def test_everything_drawn_lies_within_axes_that_do_not_move():
+    env, _, policy = setup()
+    figure = EpisodeFigure(run_episode(env, policy, seed=3))
+    limits = figure.map.get_xlim(), figure.map.get_ylim()
+    for t in range(STEPS):
+        figure.show(t)
+        figure.figure.canvas.draw()
+        assert (figure.map.get_xlim(), figure.map.get_ylim()) == limits
+        for artist in (*figure.truth.values(), *figure.means.values()):
+            (x, y), ((left, right), (bottom, top)) = points(artist)[0], limits
+            assert left < x < right and bottom < y < top
+
+
+@pytest.mark.parametrize("model", ["regressor", "oracle"])
+def test_a_model_with_one_answer_gets_one_mark(model):
+    env, _, policy = setup(model=model)
+    episode = run_episode(env, policy, seed=3)
+    figure = EpisodeFigure(episode)
+    figure.show(1)
+    assert episode.hypotheses.shape[:2] == (STEPS, 1) and not figure.clouds
+    assert "target.position" in figure.means
+    if model == "oracle":
+        assert torch.equal(points(figure.means["target.position"]), points(figure.truth["target.position"]))
+
+
+def test_a_vae_has_a_cloud_and_the_mean_of_it():
+    env, _, policy = setup(model="vae")
+    episode = run_episode(env, policy, seed=3, hypotheses=6)
+    assert EpisodeFigure(episode).clouds and episode.hypotheses.shape[:2] == (STEPS, 6)
+    torch.testing.assert_close(episode.mean, episode.hypotheses.mean(1))
+
+
+def test_without_a_state_model_the_truth_alone_is_drawn(tmp_path):
+    env, _, policy = setup("gates", model=None)
+    episode = record_episode(env, policy, tmp_path / "mappo.gif", progress=False)
+    figure = EpisodeFigure(episode)
+    figure.show(0)
+    assert episode.hypotheses is None and not figure.clouds and not figure.means
+    bits = episode.state[:1, env.task.state_layout.slices["team.bits"]]
+    assert torch.equal(points(figure.facts["team.bits"].truth), bits)  # a fact that nothing on the map stands for
+
+
+def test_the_share_of_right_hypotheses_is_counted():
+    env, _, policy = setup("gates")
+    episode = run_episode(env, policy, seed=3, hypotheses=4)
+    bits = env.task.state_layout.slices["team.bits"]
+    episode.hypotheses[0, :, bits] = episode.state[0, bits] * torch.tensor([[1.0], [1.2], [-1.0], [0.9]])
+    figure = EpisodeFigure(episode)
+    figure.show(0)
+    assert figure.facts["team.bits"].axes.get_title(loc="left") == "team.bits: 3 of 4 right"
+
+
+@pytest.mark.parametrize("name", ["balance", "discovery"])
+def test_stock_scenarios_can_be_drawn(name, tmp_path):
+    env, _, policy = setup(name)
+    record_episode(env, policy, tmp_path / "one.png", step=2, progress=False)
+    assert Image.open(tmp_path / "one.png").width > 500
+
+
+def test_the_random_streams_are_left_as_they_were(tmp_path):
+    env, _, policy = setup()
+    before, world = torch.get_rng_state(), vmas_rng_state()
+    first = record_episode(env, policy, tmp_path / "one.gif", seed=3, progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(value, vmas_rng_state()[name]) for name, value in world.items())
+    torch.rand(5)
+    assert torch.equal(first.hypotheses, run_episode(env, policy, seed=3).hypotheses)  # and it is repeatable
+
+
+def test_a_state_without_positions_gets_one_clear_message(skirmish, tmp_path):
+    with pytest.raises(UserError, match=r"no feature of kind 'position'.*state\.f0.*Give wrap_env"):
+        record_episode(skirmish, make_actor(skirmish, reads=None), tmp_path / "a.gif")
+    assert not (tmp_path / "a.gif").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "a.mp4"}, "must end in .gif"),
+        ({"path": "a.png"}, "a .png needs one"),
+        ({"step": 1}, "step belongs to a .png"),
+        ({"path": "a.png", "step": STEPS + 1}, f"one of the episode's {STEPS}"),
+        ({"hypotheses": 0}, "hypotheses must be a whole number of at least 1, got 0"),
+        ({"agent": 2}, "agent must be a whole number from 0 to 1, got 2"),
+        ({"fps": 0}, "fps must be a whole number from 1 to 50"),
+        ({"max_steps": 0}, "max_steps must be a whole number of at least 1"),
+        ({"mode": "random"}, "Unknown mode 'random'"),
+    ],
+)
+def test_a_mistake_gets_a_message_that_names_it(options, message, tmp_path):
+    env, _, policy = setup()
+    path = tmp_path / options.pop("path", "a.gif")
+    with pytest.raises(UserError, match=message):
+        record_episode(env, policy, path, progress=False, **options)
+
+
+def test_a_run_leaves_its_video_where_it_is_asked_to_and_when_it_has_ended(fast_trainer, tmp_path):
+    fast_trainer("mappo", "video=true", iterations=1, folder="asked").train()
+    assert (tmp_path / "asked" / "episode.gif").exists()
+    fast_trainer("mappo", iterations=1, folder="not_asked").train()
+    assert not (tmp_path / "not_asked" / "episode.gif").exists()
+    make_trainer(resume=tmp_path / "not_asked", overrides=["video=true"]).train()
+    assert (tmp_path / "not_asked" / "episode.gif").exists()
+
+
+def test_a_video_that_is_neither_true_nor_false_is_refused(fast_trainer):
+    with pytest.raises(UserError, match="video must be true or false, got 'big'"):
+        fast_trainer("mappo", "video=big")
