@@ -42,7 +42,8 @@ def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[s
     task = make_env(f"vmas/{env}", num_envs=1).task
     name, _, variant = algorithm.partition("+")  # "globediff+algorithm.reads=sample": a variant of an algorithm
     config = f"mappo_{task.aux}" if name == "x_direct" else name
-    output = folder / env / algorithm.replace("/", "_") / f"seed{seed}"
+    label = algorithm.replace("algorithm.", "").replace("state_model.", "").replace("=", "-")
+    output = folder / env / label / f"seed{seed}"
     shared = "" if "pretrain" in algorithm else f"pretrain.dataset={folder / env / f'dataset-seed{seed}'}"
     arguments = [
         f"algorithm={config}", f"env.scenario={env}", f"seed={seed}", f"output={output}", "threads=1", "progress=false",
@@ -121,8 +122,8 @@ def main() -> None:
     jobs = [
         command(env, algorithm, seed, arguments.output, arguments.overrides)
         for seed in arguments.seeds
-        for env in arguments.envs
         for algorithm in arguments.algorithms
+        for env in arguments.envs  # innermost: two runs side by side do not collect the same offline data
     ]
     jobs = [] if arguments.table_only else [job for job in jobs if not finished(job[0])]
     with ThreadPoolExecutor(arguments.jobs) as pool, tqdm(total=len(jobs), desc="runs") as bar:

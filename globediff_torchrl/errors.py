@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+import torch
 
 
 class UserError(ValueError):
@@ -30,3 +33,30 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> UserError:
 
 class TrainingError(UserError):
     """A run that cannot go on: a loss or an observation that is no number. What was computed before is on disk."""
+
+
+def check_device(name: Any) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UserError: torch knows no such device, or sees none here.
+    """
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(
+            f"device must be one that torch knows, such as cpu or cuda:0, got {name!r}: pass device=cpu."
+        ) from error
+    seen = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= seen.get(device.type, 0):
+        raise UserError(
+            f"device={name} asks for a device that is not here; expected one of those that this torch sees "
+            f"({', '.join(f'{count} {kind}' for kind, count in seen.items())}): pass device=cpu."
+        )
+    return device
+
+
+def check_count(name: str, value: Any, instead: str) -> None:
+    """Refuses what is no whole number above 0; ``instead`` is the fix that the message offers."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name} must be a whole number above 0, got {value!r}: {instead}.")

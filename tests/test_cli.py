@@ -1,12 +1,13 @@
-"""``python benchmarks/vmas.py`` from outside: one clear line and exit code 2, or a folder of results."""
+"""``python benchmarks/vmas.py`` as a process of its own; what can be got wrong on its line is in test_bad_input.py."""
 
 from __future__ import annotations
 
 import json
 import os
-import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,30 +27,6 @@ def check(code: int, stderr: str, says: list[str], folder: Path):
     assert "Traceback" not in stderr and len([line for line in lines if line.startswith("error: ")]) == 1
     assert lines[-1].startswith("error: ") and all(word in lines[-1] for word in says), stderr
     assert not (folder / "run" / "summary.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("override", "says"),
-    [
-        ("env.scenario=huntt", ["huntt", "'vmas/hunt'"]),
-        ("algorithm.state_model.preset=fats", ["fats", "fast", "tuned", "paper"]),
-        ("env.hide=[target.offsett]", ["target.offsett", "target.offset"]),
-        ("+algorithm.state_model.diffusion_steps=0", ["diffusion_steps", "0"]),
-        ("env.num_envs=0", ["env.num_envs", "0"]),
-        ("training.lr=-0.001", ["training.lr", "-0.001"]),
-        ("training.lrr=1", ["lrr"]),
-        ("experiment=vmas_quik", ["vmas_quik", "vmas_quick"]),
-        ("resume=nowhere", ["resume", "nowhere"]),
-    ],
-)
-def test_bad_input_ends_with_code_2_and_one_clear_line(tmp_path, monkeypatch, capsys, override, says):
-    script = str(ROOT / "benchmarks" / "vmas.py")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [script, f"output={tmp_path / 'run'}", override])
-    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(script, run_name="__main__")
-    check(caught.value.code, capsys.readouterr().err, says, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -74,3 +51,17 @@ def test_a_run_leaves_its_results_and_says_what_is_hidden_and_where_they_lie(tmp
     said = done.stdout + done.stderr
     assert "hides agents.target.offset" in said and str(folder) in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+def test_a_process_ended_in_its_pretraining_says_how_to_go_on(tmp_path, fast_config):
+    command = [sys.executable, str(ROOT / "benchmarks" / "vmas.py"), f"output={tmp_path / 'run'}"]
+    command += [*fast_config("globediff"), "total_frames=160", "pretrain.steps=100000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "run" / "dataset" / "dataset.json").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped at once by SIGTERM" in said and f"resume={tmp_path / 'run'}" in said and "Traceback" not in said

@@ -11,6 +11,7 @@ from globediff_torchrl import UserError, make_trainer
 from globediff_torchrl import keys as k
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import INPUTS
+from globediff_torchrl.training.validation import validate
 
 ALGORITHMS = configuration.choices("algorithm")
 BAD = {
@@ -39,6 +40,22 @@ BAD = {
     "state_model_update.every_episodes": (0,),
     "state_model_update.steps": (-2,),
     "state_model_update.buffer_size": (0,),
+    "training.adam_eps": (0,),
+    "training.critic_coeff": (-1,),
+    "training.value_norm": ("maybe",),
+    "training.clip_value": ("maybe", 0.2),
+    "training.frames_per_batch": (-10, "all"),
+    "training.actor.hidden_sizes": ("[0]", "wide"),
+    "training.critic.hidden_sizes": ("[-3]",),
+    "state_model_update.lr": (-1, "fast"),
+    "seed": (-1, 1.5, "abc", "null"),
+    "evaluation.seed": (-1,),
+    "env.history": (-1, 1.5, "abc"),
+    "env.max_steps": (0, -4, 1.5, "abc"),
+    "env.hide": ("[]", 3),
+    "env.continuous_actions": ("maybe",),
+    "progress": ("maybe",),
+    "device": ("gpu", "cuda:99"),
     "checkpoint.every_frames": (-1,),
     "checkpoint.keep_last": (0,),
     "logger": ("csvv",),
@@ -47,16 +64,16 @@ BAD = {
 
 def test_the_configuration_as_it_stands_is_valid():
     config = configuration.compose()
-    configuration.validate(config)
+    validate(config)
     assert config.algorithm.name == "globediff" and config.env.scenario == "hunt"
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_a_bad_value_is_refused_with_its_name_and_itself(name, value):
     config = configuration.compose(overrides=[f"{name}={value}"])
-    shown = "None" if value == "null" else str(value).strip(".")
+    shown = str(value)
     with pytest.raises(UserError) as caught:
-        configuration.validate(config)
+        validate(config)
     assert name in str(caught.value) and shown in str(caught.value)
 
 
@@ -64,43 +81,6 @@ def test_a_bad_value_is_refused_with_its_name_and_itself(name, value):
 def test_an_unknown_file_of_a_group_lists_the_known_ones(group):
     with pytest.raises(UserError, match=f"Unknown {group} 'globdiff'.*Known: .*{configuration.choices(group)[0]}"):
         configuration.compose(overrides=[f"{group}=globdiff"])
-
-
-@pytest.mark.parametrize("override", ["training.lrr=1", "trainning.lr=1", "training.lr=[", "nonsense"])
-def test_an_entry_that_does_not_exist_is_a_user_error(override):
-    with pytest.raises(UserError, match="does not fit"):
-        configuration.compose(overrides=[override])
-
-
-@pytest.mark.parametrize(
-    ("overrides", "says"),
-    [
-        (["env.scenario=huntt"], "did you mean 'vmas/hunt'"),
-        (["env.hide=[target.offsett]"], "Known: .*target.offset"),
-        (["algorithm.state_model.preset=fats"], "did you mean 'fast'"),
-        (["algorithm.state_model.name=globdiff"], "did you mean 'globediff'"),
-        (["+algorithm.state_model.diffusion_steps=0"], "diffusion_steps"),
-        (["algorithm.inputs=[observation,clock]"], "Unknown actor input 'clock'.*Known: observation"),
-        (["algorithm.reads=meen"], "Unknown reads 'meen'.*Known: sample"),
-        (["algorithm.aux=hist"], "Unknown aux 'hist'"),
-        (["algorithm.aux=null"], "aux"),
-        (["training.actor.activation=swish"], "Unknown activation"),
-        (["training.frames_per_batch=3"], r"frames_per_batch .* got 3"),
-        (["+algorithm.state_model.colour=red"], "colour"),
-        (["+training.actor.colour=red"], "colour"),
-        (["+env.kwargs.colour=red"], "colour"),
-    ],
-)
-def test_what_cannot_be_built_is_one_user_error(tmp_path, fast_config, overrides, says):
-    with pytest.raises(UserError, match=says) as caught:
-        make_trainer(output=tmp_path / "run", overrides=[*fast_config("globediff"), *overrides])
-    assert len(str(caught.value)) < 3000
-
-
-@pytest.mark.parametrize("name", ["hunt", ""])
-def test_an_environment_needs_its_family(name):
-    with pytest.raises(UserError, match="<family>/<scenario>"):
-        make_trainer(env=name)
 
 
 # ---------------------------------------------------------------------------------------------------------- algorithms
@@ -123,7 +103,7 @@ def test_every_algorithm_trains_and_reads_what_its_file_says(name, fast_trainer,
 def test_the_quick_and_the_full_experiment_compose():
     for experiment in configuration.choices("experiment"):
         config = configuration.compose(overrides=[f"experiment={experiment}"])
-        configuration.validate(config)
+        validate(config)
         assert config.total_frames > 0
 
 
@@ -157,7 +137,7 @@ def test_batches_of_another_length_than_an_episode(fast_trainer):
 def test_the_saved_configuration_is_resolved_and_runs_again(fast_trainer, tmp_path):
     fast_trainer("mappo", iterations=1)
     saved = OmegaConf.load(tmp_path / "run" / "config.yaml")
-    configuration.validate(saved)
+    validate(saved)
     assert saved.env.num_envs == 8 and saved.algorithm.name == "mappo" and saved.output == str(tmp_path / "run")
 
 

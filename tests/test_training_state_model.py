@@ -101,7 +101,7 @@ def test_the_replay_buffer_begins_with_the_offline_data_and_goes_on_with_the_bat
     batches = []
     trainer.register_op("pre_steps_log", lambda batch: batches.append(batch["state"].reshape(80, -1)))
     trainer.train()
-    stored, data = trainer._modules["state_model_buffer"][:], load_dataset(tmp_path / "run" / "dataset")
+    stored, data = trainer._modules["state_model_buffer"].buffer[:], load_dataset(tmp_path / "run" / "dataset")
     assert len(data) == 160 and len(stored) == 160 + 160
     for key in ("state", k.AUX_OBSERVATION):
         assert torch.equal(stored[key][:160], data[key])

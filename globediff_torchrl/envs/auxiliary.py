@@ -25,7 +25,7 @@ class FrameMemory(nn.Module):
     def __init__(self, history: int, differences: bool):
         super().__init__()
         if history < 0:
-            raise UserError(f"history counts earlier frames and cannot be negative, got {history}.")
+            raise UserError(f"history counts earlier frames and cannot be negative, got {history}: 0 for none.")
         self.history, self.differences = history, differences
         self.register_buffer("frames", None, persistent=False)
 

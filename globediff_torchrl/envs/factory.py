@@ -16,7 +16,7 @@ from globediff_torchrl.envs.presets import PRESETS, Preset
 from globediff_torchrl.envs.task import AUX_KINDS, Task
 from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
 from globediff_torchrl.envs.vmas import StateVmasEnv
-from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.errors import UserError, check_count, check_device, unknown
 from globediff_torchrl.keys import ACTION, AGENTS, AUX_OBSERVATION, EPISODE_REWARD, OBSERVATION, REWARD, STATE, SUCCESS
 
 STOCK_MAX_STEPS = 100
@@ -67,6 +67,10 @@ def make_env(
     """
     if name not in available_envs():
         raise unknown("environment", name, available_envs())
+    check_count("num_envs", num_envs, "32 is the default")
+    if max_steps is not None and max_steps != "default":
+        check_count("max_steps", max_steps, "leave it away for the preset's, None is no limit")
+    check_device(device)
     short = name.removeprefix("vmas/")
     preset = PRESETS.get(short) or Preset(short, "history", STOCK_MAX_STEPS, f"VMAS scenario {short}")
     stock = isinstance(preset.scenario, str)
@@ -83,7 +87,7 @@ def make_env(
                 **{**preset.kwargs, **scenario_kwargs},
             )
     except UserWarning as warning:
-        raise UserError(f"{name} does not know all of its arguments. {warning}") from warning
+        raise UserError(f"{name} does not know all of its arguments: leave them away. {warning}") from warning
     return wrap_env(
         base,
         name=name,

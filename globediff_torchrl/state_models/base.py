@@ -117,6 +117,11 @@ class StateModel(TensorDictModuleBase):
         self._check_dim(self.aux_key, x, self.aux_dim)
         if x.ndim < 2:
             raise UserError(f"{self.aux_key!r} expects shape [*B, n, {self.aux_dim}], got {list(x.shape)}: agent dim?")
+        if x.device != self.aux_mean.device:
+            raise UserError(
+                f"{self.aux_key!r} expects the device of the {type(self).__name__} ({self.aux_mean.device}), got "
+                f"{x.device}: use .to(...) on one of them."
+            )
         n = x.shape[-2]
         if self.infer_per == "team":
             x = x[..., :1, :]
@@ -146,7 +151,9 @@ class StateModel(TensorDictModuleBase):
         x, s = tensordict.get(aux_key, None), tensordict.get(state_key, None)
         for key, value, dim in ((aux_key, x, self.aux_dim), (state_key, s, self.state_dim)):
             if value is None:
-                raise UserError(f"The loss expects {key!r}, the tensordict holds {_names(tensordict)}.")
+                raise UserError(
+                    f"The loss expects {key!r}, the tensordict holds {_names(tensordict)}: see the model's keys."
+                )
             self._check_dim(key, value, dim)
         mask = None if mask_key is None else tensordict.get(mask_key, None)
         if self.infer_per == "team":
@@ -176,6 +183,9 @@ class StateModel(TensorDictModuleBase):
             )
         if not value.is_floating_point():
             raise UserError(f"{type(self).__name__} expects {key!r} as floats, got {value.dtype}: use .float().")
+        ours = self.state_mean.dtype
+        if torch.promote_types(value.dtype, ours) != ours:
+            raise UserError(f"{type(self).__name__} expects {key!r} in {ours}, got {value.dtype}: use .to({ours}).")
 
     # ------------------------------------------------------------------------------------------------------ files
     def save_pretrained(self, directory: str | Path) -> None:
@@ -253,7 +263,8 @@ def _key(key: Any) -> NestedKey:
 
 
 def _names(tensordict: TensorDictBase) -> list:
-    return sorted(tensordict.keys(True, True), key=str)
+    nested = (True, True) if isinstance(tensordict, TensorDictBase) else ()  # a plain dict has come by mistake
+    return sorted(tensordict.keys(*nested), key=str)
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

@@ -31,10 +31,10 @@ class _Pairs:
         x, s = data.get(model.aux_key, None), data.get(model.state_key, None)
         if x is None or s is None:
             missing = model.aux_key if x is None else model.state_key
-            raise UserError(f"fit expects {missing!r} in the data, which hold {_names(data)}.")
+            raise UserError(f"fit expects {missing!r} in the data, which hold {_names(data)}: set the model's keys.")
         self.mask = data.get(keys.ACTIVE_MASK, None)
         if x.shape[:-2].numel() == 0:
-            raise UserError(f"fit expects data with at least one row, got batch size {list(x.shape[:-2])}.")
+            raise UserError(f"fit expects data with at least one row, got batch size {list(x.shape[:-2])}: was it cut?")
         model._check_dim(model.aux_key, x, model.aux_dim)
         model._check_dim(model.state_key, s, model.state_dim)
         self.x = x.reshape(-1, *x.shape[-2:])
@@ -124,7 +124,7 @@ def fit(
     batch_size, lr = batch_size or defaults["batch_size"], lr or defaults["lr"]
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:
-            raise UserError(f"fit expects {name} >= 1, got {value!r}.")
+            raise UserError(f"fit expects {name} >= 1, got {value!r}: leave it away for the default.")
     with torch.random.fork_rng(enabled=True):
         torch.manual_seed(seed)
         run = _Run(model, data, steps, batch_size, lr, seed, fitter or Fitter(model, lr, weight_decay, ema=ema))

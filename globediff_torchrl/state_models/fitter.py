@@ -51,7 +51,7 @@ class Fitter:
         self.model, self.raw = model, copy.deepcopy(model)
         self.loss = self.raw.make_loss()
         if self.loss is None:
-            raise UserError(f"{type(model).__name__} has no loss: there is nothing to fit.")
+            raise UserError(f"{type(model).__name__} has no loss: there is nothing to fit; expected another model.")
         self.raw.requires_grad_(True)
         model.requires_grad_(False)  # the average is only ever written to
         self._raw_parameters = list(self.raw.parameters())

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDict
-from torchrl.checkpoint import Checkpoint
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs import EnvBase
@@ -25,7 +24,13 @@ from globediff_torchrl.evaluation.episodes import evaluate
 from globediff_torchrl.state_models import Fitter
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import Team, env_from_config, make_team
-from globediff_torchrl.training.checkpoint import FOLDER, RandomState, SafeRotation, SimulatorState
+from globediff_torchrl.training.checkpoint import (
+    FOLDER,
+    RandomState,
+    SafeRotation,
+    SimulatorState,
+    make_checkpoint,
+)
 from globediff_torchrl.training.dataset import PairWriter, random_pairs
 from globediff_torchrl.training.hooks import Clock, Evaluation, FiniteBatch, InputStatistics, StateModelUpdate
 from globediff_torchrl.training.mappo import (
@@ -51,13 +56,13 @@ def batch_frames(config: DictConfig, env: EnvBase) -> int:
     if asked < env.batch_size.numel():
         raise UserError(
             f"training.frames_per_batch must be at least one step of each environment ({env.batch_size.numel()}), "
-            f"got {asked}."
+            f"got {asked}: null takes one episode of each."
         )
     return math.ceil(asked / env.batch_size.numel()) * env.batch_size.numel()
 
 
 def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path, report: bool = True) -> MAPPOTrainer:
-    """The trainer of a configuration, with all its parts; ``report=False`` leaves out evaluations and results."""
+    """The trainer of a configuration with all its parts; ``report=False``: no evaluations, checkpoints and results."""
     training = config.training
     frames = batch_frames(config, env)
     steps = frames // env.batch_size.numel()
@@ -74,6 +79,7 @@ def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path, report:
         team.policy,
         frames_per_batch=frames,
         total_frames=-1,
+        device=config.device,  # named, so that nothing is cast at each step
         # whole episodes in each batch: nothing of the simulator needs to survive a checkpoint
         reset_at_each_iter=steps == env.task.max_steps,
         track_traj_ids=False,
@@ -99,8 +105,8 @@ def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path, report:
         logger=_logger(config, output),
         log_interval=0,
         progress_bar=config.progress,
-        checkpoint=Checkpoint(),
-        checkpoint_rotation=SafeRotation(output / FOLDER, keep_last=config.checkpoint.keep_last),
+        checkpoint=make_checkpoint(),
+        checkpoint_rotation=SafeRotation(output / FOLDER, keep_last=config.checkpoint.keep_last) if report else None,
         save_trainer_interval=max(config.checkpoint.every_frames - 1, 0),
     )
     _register_hooks(trainer, clock, frames, report)
@@ -165,7 +171,9 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
     update, pretrain = config.state_model_update, config.pretrain
     per_team = model.infer_per == "team"
     fitter = Fitter(model, lr=update.lr)
-    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(update.buffer_size))
+    # compilable: plain counters in place of multiprocessing's, whose semaphores a killed run would leave behind
+    storage = LazyTensorStorage(update.buffer_size, compilable=True)
+    buffer = TensorDictReplayBuffer(storage=storage, compilable=True)
     task = trainer.env.task
     offline = OfflineData(
         path=Path(pretrain.dataset or trainer.output / "dataset"),
@@ -211,7 +219,6 @@ def _behave(config: DictConfig, output: Path, writer: PairWriter) -> None:
     behaviour = config.copy()
     behaviour.update({"resume": None, "output": str(output / "behaviour"), "logger": "none"})
     behaviour.update({"total_frames": config.pretrain.frames, "seed": config.seed + 1_000_000})
-    behaviour.checkpoint.every_frames = config.pretrain.frames * 2
     behaviour.evaluation.every_frames = 0
     with preserve_vmas_rng(), torch.random.fork_rng():
         torch.manual_seed(behaviour.seed)
@@ -225,10 +232,10 @@ def _behave(config: DictConfig, output: Path, writer: PairWriter) -> None:
         run = Path(behaviour.output)
         run.mkdir(parents=True, exist_ok=True)
         trainer = assemble(behaviour, env, make_team(behaviour, env), run, report=False)
+        trainer.takes_signals = False
         tqdm.write(f"Collecting {writer.frames:,} pairs (x, s) with a short MAPPO run.")
         writer.register(trainer)
-        while writer.written < writer.frames:
-            trainer.train()
+        trainer.train()
 
 
 def _warm_up(trainer: MAPPOTrainer) -> Any:

@@ -1,26 +1,35 @@
-"""What a checkpoint holds besides the modules, and how a run finds the one to resume from."""
+"""What a checkpoint holds besides the modules, how it is written, and how a run finds the one to resume from."""
 
 from __future__ import annotations
 
-import errno
-import json
 import os
+import shutil
 import signal
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from tensordict import TensorDict
-from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation, GlobalRNGState
+from torchrl.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    CheckpointRotation,
+    GlobalRNGState,
+    StateDictCheckpointAdapter,
+)
 from torchrl.collectors import Collector
+from torchrl.data import ReplayBuffer
 from torchrl.envs import EnvBase
 from torchrl.trainers import Trainer
 from tqdm import tqdm
 
 from globediff_torchrl.envs import load_simulator_state, set_vmas_rng_state, simulator_state, vmas_rng_state
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.training.files import disk_trouble
 
 FOLDER = "checkpoints"
-SIZES = "sizes.json"
 
 
 class RandomState:
@@ -54,18 +63,44 @@ class SimulatorState:
         self.collector._carrier.update(carrier)
 
 
-def write_sizes(folder: Path) -> None:
-    """Lists the size of every file below ``folder``: a torn memory-mapped one would be filled up with zeros."""
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    (folder / SIZES).write_text(json.dumps(sizes))
+class FilledRows:
+    """The rows of a replay buffer that have been written, each in its place, and where the next ones go.
+
+    The buffer's own ``dump`` writes its whole capacity.
+    """
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self.buffer = buffer
+
+    def state_dict(self) -> dict[str, Any]:
+        filled = len(self.buffer)
+        rows = self.buffer.storage[:filled].clone().to_dict() if filled else {}
+        return {"filled": filled, "rows": rows, "writer": self.buffer.writer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.buffer.empty()
+        if state_dict["filled"]:
+            self.buffer.extend(TensorDict.from_dict(state_dict["rows"], batch_size=[state_dict["filled"]]))
+        self.buffer.writer.load_state_dict(state_dict["writer"])
 
 
-def check_sizes(folder: Path) -> None:
-    """Raises OSError where a file below ``folder`` is missing or has another size than when it was written."""
-    for name, size in json.loads((folder / SIZES).read_text()).items():
-        found = (folder / name).stat().st_size
-        if found != size:
-            raise OSError(f"{name} has {found} bytes, expected {size}: it is torn")
+class TorchFiles(StateDictCheckpointAdapter):
+    """One file a component, by ``torch.save``; read with ``weights_only``.
+
+    TorchRL's default is memory-mapped files: a torn one reads as zeros, and a full disk ends the process by SIGBUS.
+    """
+
+    def save(self, component: Any, path: Path, *, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        path.mkdir(parents=True, exist_ok=True)
+        state = component.state_dict(*args, **kwargs)
+        with (path / self.state_torch).open("wb") as file:  # torch would hide the errno behind one of its own
+            torch.save(state, file)
+        return state
+
+
+def make_checkpoint() -> Checkpoint:
+    """A checkpoint that writes all its components as :class:`TorchFiles`."""
+    return Checkpoint().register_adapter(object, TorchFiles())
 
 
 class SafeRotation(CheckpointRotation):
@@ -73,39 +108,95 @@ class SafeRotation(CheckpointRotation):
 
     def save(self, checkpoint: Checkpoint, *, step: int, **kwargs: Any) -> Path:
         try:
-            path = super().save(checkpoint, step=step, **kwargs)
-            write_sizes(path)
-            return path
-        except OSError as error:
-            reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+            return super().save(checkpoint, step=step, **kwargs)
+        except Exception as error:
+            reason = disk_trouble(error) or (str(error) if isinstance(error, OSError) else None)
+            if reason is None:
+                raise
+            kept = self.latest()
+            before = f"The one before ({kept}) is whole." if kept else "There is none before it."
             raise UserError(
-                f"the checkpoint at frame {step} could not be written to {self.directory}: {reason}. The one before "
-                f"({self.latest()}) is whole. Free some space and resume with resume={self.directory.parent}."
+                f"the checkpoint at frame {step} could not be written to {self.directory}: {reason}. {before} "
+                f"Expected room for it: free some space and resume with resume={self.directory.parent}."
             ) from error
 
 
-def load_newest(trainer: Trainer, run: Path) -> int | None:
-    """Loads the newest checkpoint of ``run`` that can be read, and returns its frame; ``None`` if there is none.
+def check_whole(path: Path) -> None:
+    """Reads every file of a checkpoint against its checksums.
 
-    A torn or incompatible checkpoint is passed over for the one before, with one message.
+    Raises:
+        CheckpointError, OSError, BadZipFile: something is missing or torn.
     """
-    for path in sorted((run / FOLDER).glob("checkpoint*"), reverse=True):
+    components = Checkpoint.manifest(path)["components"]
+    for record in components.values():
+        for name in record["files"]:
+            with zipfile.ZipFile(path / record["path"] / name) as archive:
+                bad = archive.testzip()
+            if bad is not None:
+                raise zipfile.BadZipFile(f"{name} of {record['path']} is damaged at {bad}")
+
+
+def load_newest(trainer: Trainer, run: Path) -> int | None:
+    """Loads the newest whole checkpoint of ``run``, and returns its frame; ``None`` if there is none.
+
+    A torn or incomplete one is put aside, with one message, for the one before. What a killed run had begun to write
+    is removed.
+
+    Raises:
+        UserError: a checkpoint is whole but of another run.
+    """
+    for begun in (run / FOLDER).glob(".checkpoint*"):
+        shutil.rmtree(begun, ignore_errors=True)
+    for path in sorted((run / FOLDER).glob("checkpoint-*"), reverse=True):
         try:
-            check_sizes(path)
-            trainer.load_from_file(path)
-            return trainer.collected_frames
-        except (CheckpointError, OSError, RuntimeError, KeyError, ValueError, json.JSONDecodeError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            tqdm.write(f"The checkpoint {path} cannot be read ({first}); trying the one before.")
+            check_whole(path)
+        except (CheckpointError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+            aside = path.with_name(f"unreadable-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)  # or the rotation would count it among the newest, and remove good ones
+            tqdm.write(
+                f"The checkpoint {path} cannot be read ({_first(error)}) and is now {aside.name}; "
+                f"trying the one before."
+            )
+            continue
+        try:
+            trainer.load_from_file(path, mmap=False)
+        except (CheckpointError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise UserError(
+                f"the checkpoint {path} is whole, but it does not fit this run ({_first(error)}): expected one that "
+                f"this configuration and these versions wrote. Move it away to go on from the one before."
+            ) from error
+        return trainer.collected_frames
     return None
 
 
+def _first(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return " ".join(line.strip() for line in lines[:2]) if lines else type(error).__name__
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that ends the run at once; ``number`` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
 class StopOnSignal:
-    """Ends the run at the next iteration, with a checkpoint, on SIGTERM or Ctrl-C; a second Ctrl-C ends it at once."""
+    """Ends the run at the next iteration, with a checkpoint, on SIGTERM or Ctrl-C; a second one ends it at once.
+
+    Before the first iteration has ended there is nothing to save beyond the pretraining's own progress file, and the
+    first signal ends the run at once, too.
+
+    Raises:
+        Stopped: at once.
+    """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.previous: dict[int, Any] = {}
+        self.asked = False
 
     def __enter__(self) -> StopOnSignal:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -116,9 +207,9 @@ class StopOnSignal:
         return self
 
     def _stop(self, number: int, frame: Any) -> None:
-        if self.trainer.collected_frames == 0:  # pretraining keeps its own progress file
-            raise KeyboardInterrupt
-        signal.signal(number, self.previous[number])
+        if self.asked or self.trainer.collected_frames == 0:
+            raise Stopped(number)
+        self.asked = True
         tqdm.write(f"{signal.Signals(number).name}: stopping after this iteration; process {os.getpid()}.")
         self.trainer.request_stop(reason=signal.Signals(number).name)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.training import config as configuration
@@ -20,7 +23,12 @@ def check_arguments(family: str, arguments: list[str]) -> None:
         family: name of the main configuration.
         arguments: ``sys.argv[1:]``. A sweep (``-m a=1,2``) is checked for the first of the values.
     """
-    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith(("-", "hydra"))]
+    before = ["", *arguments]  # a word behind an option is the option's value
+    overrides = [
+        argument
+        for argument, option in zip(arguments, before)
+        if not argument.startswith(("-", "hydra")) and ("=" in argument or not option.startswith("-"))
+    ]
     if {"-m", "--multirun"} & set(arguments):
         overrides = [argument.split(",")[0] for argument in overrides if not argument.partition("=")[2].startswith("[")]
     try:
@@ -30,13 +38,22 @@ def check_arguments(family: str, arguments: list[str]) -> None:
 
 
 def run(config: DictConfig) -> None:
-    """Trains what ``config`` describes; a mistake of the user's ends the program with one line and exit code 2."""
+    """Trains what ``config`` describes; a mistake of the user's ends the program with one line and exit code 2.
+
+    A signal that ends it at once gives 128 + its number, as in a shell.
+    """
+    tqdm.set_lock(threading.RLock())  # its default holds a semaphore, which a killed process leaves behind
+    trainer = None
     try:
         trainer = trainer_from_config(config, HydraConfig.get().overrides.task)
         announce(trainer)
         trainer.train()
     except UserError as error:
         _end(error)
+    except KeyboardInterrupt as error:
+        if trainer is not None:
+            print(f"stopped at once by {error or 'Ctrl-C'}; resume={trainer.output} goes on.", file=sys.stderr)
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))
 
 
 def _end(error: UserError) -> None:

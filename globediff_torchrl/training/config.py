@@ -9,8 +9,11 @@ from typing import Any
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.training.files import replacing
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -42,7 +45,9 @@ def compose(family: str = "vmas", overrides: Sequence[str] = ()) -> DictConfig:
         UserError: a group or an entry of that name does not exist.
     """
     for override in overrides:
-        group, _, value = override.partition("=")
+        group, equals, value = override.partition("=")
+        if not equals and not override.startswith("~"):
+            raise UserError(f"{override!r} does not fit: an entry is expected as name=value, e.g. seed=1; see --help.")
         if group in ("algorithm", "experiment", "training", "env") and value not in choices(group):
             raise unknown(group, value, choices(group))
     try:
@@ -52,86 +57,10 @@ def compose(family: str = "vmas", overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(f"the configuration does not fit: {' '.join(str(error).split())}") from error
 
 
-POSITIVE = (
-    "total_frames",
-    "threads",
-    "env.num_envs",
-    "training.epochs",
-    "training.minibatches",
-    "training.lr",
-    "training.critic_lr",
-    "training.max_grad_norm",
-    "evaluation.episodes",
-    "evaluation.final_episodes",
-    "pretrain.frames",
-    "pretrain.batch_size",
-    "pretrain.lr",
-    "state_model_update.every_episodes",
-    "state_model_update.batch_size",
-    "state_model_update.buffer_size",
-    "checkpoint.keep_last",
-)
-WHOLE = (
-    "threads",
-    "env.num_envs",
-    "training.epochs",
-    "training.minibatches",
-    "evaluation.episodes",
-    "evaluation.final_episodes",
-    "pretrain.frames",
-    "pretrain.steps",
-    "pretrain.batch_size",
-    "state_model_update.every_episodes",
-    "state_model_update.steps",
-    "state_model_update.batch_size",
-    "state_model_update.buffer_size",
-    "checkpoint.keep_last",
-)
-SHARES = ("training.gamma", "training.lmbda", "training.final_lr")
-NOT_NEGATIVE = (
-    "training.entropy_coeff",
-    "pretrain.steps",
-    "state_model_update.steps",
-    "evaluation.every_frames",
-    "checkpoint.every_frames",
-)
-CHOICES = {
-    "training.update_input": ("inferred", "true"),
-    "pretrain.behaviour": ("mappo", "random"),
-    "logger": ("csv", "tensorboard", "wandb", "none"),
-}
-
-
-def validate(config: DictConfig) -> None:
-    """Checks the numbers and names that hydra does not know the range of.
-
-    Raises:
-        UserError: names the entry, what it must be and what it is.
-    """
-
-    def check(name: str, fits: Any, expected: str) -> None:
-        value = OmegaConf.select(config, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):
-            raise UserError(f"{name} must be {expected}, got {value!r}.")
-
-    for name in POSITIVE:
-        check(name, lambda value: value > 0, "a number above 0")
-    for name in WHOLE:
-        check(name, lambda value: float(value).is_integer(), "a whole number")
-    check("training.clip_epsilon", lambda value: 0 < value < 1, "between 0 and 1, both excluded")
-    for name in SHARES:
-        check(name, lambda value: 0 <= value <= 1, "between 0 and 1")
-    for name in NOT_NEGATIVE:
-        check(name, lambda value: value >= 0, "0 or more")
-    for name, known in CHOICES.items():
-        value = str(OmegaConf.select(config, name)).lower()
-        if value not in known:
-            raise unknown(name, value, known)
-
-
 def save(config: DictConfig, path: Path) -> None:
     """Writes the resolved configuration beside the results, for the resume and for the reader."""
-    path.write_text(OmegaConf.to_yaml(config, resolve=True))
+    with replacing(path) as part:
+        part.write_text(OmegaConf.to_yaml(config, resolve=True))
 
 
 def as_dict(node: Any) -> dict[str, Any]:
@@ -154,8 +83,23 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     path = Path(config.resume) / "config.yaml"
     if not path.exists():
-        raise UserError(f"resume={config.resume} has no run in it (no config.yaml); expected the output of a run.")
-    saved = OmegaConf.load(path)
+        raise UserError(
+            f"resume={config.resume} has no run in it (no config.yaml); expected the output folder of a run. Leave "
+            f"resume away to start one there: output={config.resume}."
+        )
+    try:
+        saved = OmegaConf.load(path)
+        OmegaConf.resolve(saved)
+        if "env" not in saved:
+            raise ValueError("it has no env")
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(
+            f"{path} cannot be read ({' '.join(str(error).split())}); expected the configuration as the run wrote it: "
+            f"was it edited? Bring it back, or start another run with another output."
+        ) from error
+    for name in config:  # an entry that is younger than the run
+        if name not in saved:
+            saved[name] = config[name]
     for override in overrides:
         name = override.lstrip("+").partition("=")[0]
         asked, held = OmegaConf.select(config, name), OmegaConf.select(saved, name)

@@ -16,9 +16,26 @@ from tqdm import tqdm
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.training.checkpoint import check_sizes, write_sizes
+from globediff_torchrl.training.files import allocate, replacing
 
 META = "dataset.json"
+SIZES = "sizes.json"
+BEGUN = "incomplete"  # lies in the folder until the dataset is complete: what is there may be collected anew
+
+
+def write_sizes(folder: Path) -> None:
+    """Lists the size of every file below ``folder``: a torn memory-mapped one would be filled up with zeros."""
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    sizes.pop(BEGUN, None)
+    (folder / SIZES).write_text(json.dumps(sizes))
+
+
+def check_sizes(folder: Path) -> None:
+    """Raises OSError where a file below ``folder`` is missing or has another size than when it was written."""
+    for name, size in json.loads((folder / SIZES).read_text()).items():
+        found = (folder / name).stat().st_size
+        if found != size:
+            raise OSError(f"{name} has {found} bytes, expected {size}: it is torn")
 
 
 def pairs(batch: TensorDictBase, per_team: bool) -> TensorDictBase:
@@ -47,6 +64,9 @@ class PairWriter(TrainerHookBase):
         path: folder of the dataset.
         frames: number of pairs to keep.
         per_team: see :func:`pairs`.
+
+    Raises:
+        UserError: the folder holds something else.
     """
 
     def __init__(self, path: str | Path, frames: int, per_team: bool) -> None:
@@ -58,15 +78,38 @@ class PairWriter(TrainerHookBase):
     def __call__(self, batch: TensorDictBase) -> None:
         new = pairs(batch, self.per_team)[: self.frames - self.written]
         if self.data is None:
-            shutil.rmtree(self.path, ignore_errors=True)
-            empty = new[:1].expand(self.frames, *new.shape[1:])
-            self.data = empty.memmap_like(self.path)
+            self._begin(new)
         self.data[self.written : self.written + len(new)] = new
         self.written += len(new)
 
+    def check(self) -> None:
+        """Refuses a folder that holds anything but a dataset that was begun: it would be emptied."""
+        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / BEGUN).exists():
+            raise UserError(
+                f"{self.path} holds no dataset of offline pairs, but {next(self.path.iterdir()).name} and the like; "
+                f"expected a dataset, or a new folder to collect one into: pass another pretrain.dataset."
+            )
+
+    def _begin(self, new: TensorDictBase) -> None:
+        self.check()
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / BEGUN).touch()
+        for left in self.path.iterdir():
+            if left.name != BEGUN:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        try:
+            data = new[:1].expand(self.frames, *new.shape[1:]).memmap_like(self.path)
+            allocate(self.path)
+            self.data = data
+        except (OSError, RuntimeError):
+            shutil.rmtree(self.path, ignore_errors=True)  # room for what else is to be written
+            raise
+
     def finish(self, description: dict[str, Any]) -> TensorDictBase:
         write_sizes(self.path)
-        (self.path / META).write_text(json.dumps({**description, "frames": self.written}, indent=2))
+        with replacing(self.path / META) as part:
+            part.write_text(json.dumps({**description, "frames": self.written}, indent=2))
+        (self.path / BEGUN).unlink()
         return self.data[: self.written]
 
     def register(self, trainer: Trainer, name: str = "pair_writer") -> None:
@@ -101,7 +144,8 @@ def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> Te
         data = TensorDict.load_memmap(path)[: description["frames"]]
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"the dataset in {path} cannot be read ({error}). Delete the folder to collect it anew."
+            f"the dataset in {path} cannot be read ({error}): expected the files as they were written. Delete the "
+            f"folder to collect it anew."
         ) from error
     for name, value in (expected or {}).items():
         if description.get(name) != value:

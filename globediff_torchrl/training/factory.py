@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from torchrl.envs import EnvBase
 from tqdm import tqdm
 
 from globediff_torchrl.errors import UserError, unknown
@@ -16,6 +17,7 @@ from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.assembly import assemble
 from globediff_torchrl.training.checkpoint import FOLDER, load_newest
 from globediff_torchrl.training.trainer import MAPPOTrainer
+from globediff_torchrl.training.validation import validate
 
 OWN_FILES = (
     "config.yaml",
@@ -24,6 +26,7 @@ OWN_FILES = (
     "learning_curve.png",
     "policy.safetensors",
     "pretraining.pt",
+    "episode.gif",
 )
 
 
@@ -75,22 +78,42 @@ def trainer_from_config(config: DictConfig, overrides: Sequence[str] = ()) -> MA
     """
     if config.resume is not None:
         config = configuration.resumed(config, overrides)
-    configuration.validate(config)
+    validate(config)
     output = Path(config.resume or config.output)
-    if config.resume is None:
-        _put_aside(output)
-    output.mkdir(parents=True, exist_ok=True)
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # it announces each buffer that it makes
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    env = env_from_config(config)
+    env = _environment(config)
     team = make_team(config, env)
+    try:
+        if config.resume is None:
+            _put_aside(output)
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"output={output} cannot be written to ({error.strerror}); expected a folder, or a path to make one at: "
+            f"pass another output."
+        ) from error
     trainer = assemble(config, env, team, output)
     configuration.save(config, output / "config.yaml")
     if config.resume is not None:
         frame = load_newest(trainer, output)
         tqdm.write(f"Resuming {output} at frame {frame or 0}.")
     return trainer
+
+
+def _environment(config: DictConfig) -> EnvBase:
+    try:
+        return env_from_config(config)
+    except UserError:
+        raise
+    except Exception as error:  # scenarios check nothing themselves, and fail in many ways
+        if not config.env.kwargs:
+            raise
+        raise UserError(
+            f"the scenario {config.env.scenario} fails with env.kwargs = {configuration.as_dict(config.env.kwargs)} "
+            f"({type(error).__name__}: {error}); expected arguments that it can be made with: leave them away."
+        ) from error
 
 
 def _put_aside(output: Path) -> None:

@@ -20,7 +20,9 @@ from globediff_torchrl import keys
 from globediff_torchrl.errors import TrainingError
 from globediff_torchrl.policies.networks import RunningNorm, join
 from globediff_torchrl.state_models import Fitter
+from globediff_torchrl.training.checkpoint import FilledRows
 from globediff_torchrl.training.dataset import pairs
+from globediff_torchrl.training.files import replacing
 
 SPREAD_ROWS = 1024
 
@@ -107,7 +109,7 @@ class StateModelUpdate(TrainerHookBase):
         trainer.register_op("batch_process", self.extend)
         trainer.register_op("post_steps_log", self.update)
         trainer.register_module(name, self)
-        trainer.register_module(f"{name}_buffer", self.replay_buffer)
+        trainer.register_module(f"{name}_buffer", FilledRows(self.replay_buffer))
 
 
 class InputStatistics(TrainerHookBase):
@@ -252,20 +254,18 @@ class Table(TrainerHookBase):
         self.rows.append(row)
         self.current = {}
         if set(row) <= set(self.columns):
-            self._append([row])
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
         else:
             self.rewrite()
 
     def rewrite(self) -> None:
         """Writes the whole table: where a new column has come up, or rows were taken back by a resume."""
         self.columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with self.path.open("w", newline="") as file:
-            csv.DictWriter(file, self.columns).writeheader()
-        self._append(self.rows)
-
-    def _append(self, rows: list[dict[str, float]]) -> None:
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerows(rows)
+        with replacing(self.path) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": [dict(row) for row in self.rows]}

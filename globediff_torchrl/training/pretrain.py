@@ -42,6 +42,7 @@ class OfflineData:
         data = load_dataset(self.path, self.expected)
         if data is None:
             writer = PairWriter(self.path, self.frames, self.per_team)
+            writer.check()
             self.collect(writer)
             data = writer.finish(self.expected)
         return data
@@ -104,10 +105,14 @@ class Pretraining(TrainerHookBase):
         error = held_out_error(self.fitter.model, data[-held_out:])
         self.trainer._log(**{"pretraining/state_error": error})
         tqdm.write(f"Pretrained on {len(data) - held_out:,} pairs; held-out error {error:.3f} of the mean state's.")
+
+    def end(self) -> None:
+        """Removes the progress file, which is whole until there is a checkpoint to resume from in its place."""
         (self.output / PROGRESS_FILE).unlink(missing_ok=True)
 
     def register(self, trainer: Trainer, name: str = "pretraining") -> None:
         trainer.register_op("setup", self)
+        trainer.register_op("shutdown", self.end)
 
 
 @torch.no_grad()

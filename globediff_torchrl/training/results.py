@@ -15,6 +15,8 @@ from tqdm import tqdm
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.figures import learning_curve
 from globediff_torchrl.training.algorithms import env_from_config, make_team
+from globediff_torchrl.training.files import replacing
+from globediff_torchrl.training.video import write_video
 
 if TYPE_CHECKING:
     from globediff_torchrl.training.trainer import MAPPOTrainer
@@ -24,7 +26,7 @@ WEIGHTS = "policy.safetensors"
 
 def write_results(trainer: MAPPOTrainer) -> None:
     """Writes ``summary.json``, ``learning_curve.png`` and ``policy.safetensors``; sets ``trainer.results``."""
-    if trainer.progress_bar:
+    if trainer.progress_bar and hasattr(trainer, "_pbar"):
         trainer._pbar.close()  # TorchRL leaves it open, and it would be drawn again under each line
     rows, output = trainer.table.rows, trainer.output
     last = rows[-1] if rows else {}
@@ -39,13 +41,18 @@ def write_results(trainer: MAPPOTrainer) -> None:
         **final,
         **{name.removeprefix("time/"): value for name, value in last.items() if name.startswith("time/")},
     }
-    (output / "summary.json").write_text(json.dumps(trainer.results, indent=2))
-    save_file({name: value.contiguous() for name, value in trainer.team.policy.state_dict().items()}, output / WEIGHTS)
+    weights = {name: value.contiguous() for name, value in trainer.team.policy.state_dict().items()}
+    with replacing(output / WEIGHTS) as part:
+        save_file(weights, part)
+    with replacing(output / "summary.json") as part:  # the last to be written that others wait for
+        part.write_text(json.dumps(trainer.results, indent=2))
     if trainer.config.progress or trainer.config.logger != "none":
         learning_curve(
             rows, output / "learning_curve.png", f"{trainer.config.algorithm.name} on {trainer.env.task.name}"
         )
         _say(trainer.results, output)
+    if trainer.results["complete"] and trainer.config.get("video", False):  # runs of before had no such entry
+        write_video(trainer)
 
 
 def _say(results: dict[str, Any], output: Path) -> None:

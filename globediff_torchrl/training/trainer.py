@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from torchrl.trainers import Trainer
 from tqdm import tqdm
 
 from globediff_torchrl.envs import describe_hidden
+from globediff_torchrl.errors import UserError
 from globediff_torchrl.training.algorithms import Team
 from globediff_torchrl.training.checkpoint import StopOnSignal
+from globediff_torchrl.training.files import disk_trouble
 from globediff_torchrl.training.hooks import Table
+from globediff_torchrl.training.results import write_results
 
 
 class MAPPOTrainer(Trainer):
@@ -26,6 +30,8 @@ class MAPPOTrainer(Trainer):
         output: folder of the results.
         table: everything that was logged, one row an iteration.
     """
+
+    takes_signals = True  # False for a run within a run, whose end would not be the whole run's
 
     def __init__(self, config: DictConfig, team: Team, env: EnvBase, output: Path, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -45,12 +51,27 @@ class MAPPOTrainer(Trainer):
 
         Raises:
             TrainingError: a NaN; what was computed before is on disk.
+            UserError: the disk is full; the last checkpoint is whole.
+            Stopped: a signal before the first iteration has ended, or a second one.
         """
-        if self.collected_frames >= self.total_frames:
-            tqdm.write(f"{self.output} is complete at {self.collected_frames} frames; nothing to do.")
-            return self.results
-        with StopOnSignal(self):
-            super().train()
+        try:
+            if self.collected_frames >= self.total_frames:
+                tqdm.write(f"{self.output} is complete at {self.collected_frames} frames; nothing to train.")
+                write_results(self)  # a run killed behind its last checkpoint has not written them
+                return self.results
+            with StopOnSignal(self) if self.takes_signals else nullcontext():
+                super().train()
+        except UserError:
+            raise
+        except Exception as error:
+            reason = disk_trouble(error)
+            if reason is None:
+                raise
+            raise UserError(
+                f"{self.output} could not be written to at frame {self.collected_frames}: {reason} ({error}). Expected "
+                f"room for checkpoints, tables and data; what was written before is whole. Free some space and go on "
+                f"with resume={self.output}."
+            ) from error
         return self.results
 
 

@@ -1,0 +1,122 @@
+"""The entries of a configuration whose range hydra does not know, checked before anything is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from globediff_torchrl.errors import UserError, check_device, unknown
+from globediff_torchrl.training import config as configuration
+
+Check = tuple[str, Callable[[Any], bool]]  # what is expected, and whether a value is that
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: Any) -> bool:
+    return _number(value) and float(value).is_integer()
+
+
+POSITIVE: Check = ("a number above 0", lambda v: _number(v) and v > 0)
+COUNT: Check = ("a whole number above 0", lambda v: _whole(v) and v > 0)
+COUNT_OR_NONE: Check = ("a whole number, 0 or more", lambda v: _whole(v) and v >= 0)
+NOT_NEGATIVE: Check = ("a number, 0 or more", lambda v: _number(v) and v >= 0)
+SHARE: Check = ("a number between 0 and 1", lambda v: _number(v) and 0 <= v <= 1)
+OPEN_SHARE: Check = ("a number between 0 and 1, both excluded", lambda v: _number(v) and 0 < v < 1)
+SEED: Check = ("a whole number from 0 to 4e9", lambda v: _whole(v) and 0 <= v <= 4_000_000_000)
+SWITCH: Check = ("true or false", lambda v: isinstance(v, bool))
+SIZES: Check = (
+    "a list of whole numbers above 0",
+    lambda v: isinstance(v, (list, ListConfig)) and all(COUNT[1](size) for size in v),
+)
+LIMIT: Check = ("a whole number above 0, null or default", lambda v: v is None or v == "default" or COUNT[1](v))
+BATCH: Check = ("a whole number above 0, or null for whole episodes", lambda v: v is None or COUNT[1](v))
+HIDDEN: Check = (
+    "a list of feature names, null for none, or default",
+    lambda v: v is None or (isinstance(v, (str, list, ListConfig)) and len(v) > 0),
+)
+NAMES: Check = ("a list of names", lambda v: isinstance(v, (list, ListConfig)))
+
+CHECKS: dict[Check, tuple[str, ...]] = {
+    POSITIVE: (
+        "total_frames",
+        "training.lr",
+        "training.critic_lr",
+        "training.adam_eps",
+        "training.max_grad_norm",
+        "pretrain.lr",
+        "state_model_update.lr",
+    ),
+    COUNT: (
+        "threads",
+        "env.num_envs",
+        "training.epochs",
+        "training.minibatches",
+        "evaluation.episodes",
+        "evaluation.final_episodes",
+        "pretrain.frames",
+        "pretrain.batch_size",
+        "state_model_update.every_episodes",
+        "state_model_update.batch_size",
+        "state_model_update.buffer_size",
+        "checkpoint.keep_last",
+    ),
+    COUNT_OR_NONE: ("env.history", "pretrain.steps", "state_model_update.steps"),
+    NOT_NEGATIVE: (
+        "training.entropy_coeff",
+        "training.critic_coeff",
+        "evaluation.every_frames",
+        "checkpoint.every_frames",
+    ),
+    SHARE: ("training.gamma", "training.lmbda", "training.final_lr"),
+    OPEN_SHARE: ("training.clip_epsilon",),
+    SEED: ("seed", "evaluation.seed"),
+    SWITCH: ("progress", "video", "env.continuous_actions", "training.value_norm", "training.clip_value"),
+    SIZES: ("training.actor.hidden_sizes", "training.critic.hidden_sizes"),
+    LIMIT: ("env.max_steps",),
+    BATCH: ("training.frames_per_batch",),
+    HIDDEN: ("env.hide",),
+    NAMES: ("algorithm.inputs",),
+}
+CHOICES = {
+    "training.update_input": ("inferred", "true"),
+    "pretrain.behaviour": ("mappo", "random"),
+    "logger": ("csv", "tensorboard", "wandb", "none"),
+}
+
+
+def validate(config: DictConfig) -> None:
+    """Checks the numbers, names and the device of a configuration.
+
+    Raises:
+        UserError: names the entry, what it must be, what it is, and its default.
+    """
+    for (expected, fits), names in CHECKS.items():
+        for name in names:
+            value = OmegaConf.select(config, name)
+            if not fits(value):
+                raise UserError(f"{name} must be {expected}, got {_show(value)}; the default is {_default(name)}.")
+    for name, known in CHOICES.items():
+        value = str(OmegaConf.select(config, name)).lower()
+        if value not in known:
+            raise unknown(name, value, known)
+    check_device(config.device)
+
+
+def _show(value: Any) -> str:
+    """As one would write it in a configuration."""
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return "null" if plain is None else str(plain).lower() if isinstance(plain, bool) else repr(plain)
+
+
+def _default(name: str) -> str:
+    section, _, rest = name.partition(".")
+    files = {"training": "training/mappo.yaml", "env": "env/vmas.yaml", "algorithm": "algorithm/globediff.yaml"}
+    file = files.get(section)
+    known = OmegaConf.load(configuration.config_dir() / (file or "base.yaml"))
+    return _show(OmegaConf.select(known, rest if file else name))
