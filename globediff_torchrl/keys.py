@@ -24,6 +24,7 @@ key                                     shape                 meaning (symbol in
 ``("agents", "reward")``                ``[*B, n, 1]``        reward of the step (under ``"next"``)
 ``("agents", "episode_reward")``        ``[*B, n, 1]``        return of the episode so far
 ``"state"``                             ``[*B, d_s]``         true global state; read in training only (s_t)
+``("agents", "target_state")``          ``[*B, n, d_t]``      what an agent may infer instead of the state
 ``"time"``                              ``[*B, 1]``           share of the time limit that has passed, 0 to 1
 ``"success"``                           ``[*B, 1]``           True where the task is solved, if the task defines it
 ``"done", "terminated", "truncated"``   ``[*B, 1]``           TorchRL's; a time limit is ``truncated``
@@ -51,6 +52,7 @@ ADVANTAGE = (AGENTS, "advantage")
 VALUE_TARGET = (AGENTS, "value_target")
 REWARD = (AGENTS, "reward")
 EPISODE_REWARD = (AGENTS, "episode_reward")
+TARGET_STATE = (AGENTS, "target_state")
 STATE = "state"
 TIME = "time"
 SUCCESS = "success"

@@ -94,7 +94,12 @@ LINE = [
     ),
     # names
     line("algorithm=globdiff", "Known: globediff", "Unknown algorithm 'globdiff'", "did you mean 'globediff'"),
-    line("experiment=vmas_quik", "Known: vmas_full", "Unknown experiment 'vmas_quik'", "did you mean 'vmas_quick'"),
+    line(
+        "experiment=vmas_quik",
+        "Known: smax_1m, vmas_full",
+        "Unknown experiment 'vmas_quik'",
+        "did you mean 'vmas_quick'",
+    ),
     line("env.scenario=huntt", "Known: vmas/", "Unknown environment 'vmas/huntt'", "did you mean 'vmas/hunt'"),
     line("algorithm.aux=hist", "Known: history", "Unknown aux 'hist'", "did you mean 'history'"),
     line("env.hide=[target.offsett]", "Known: ", "'target.offsett'", "did you mean 'target.offset'"),

@@ -251,7 +251,7 @@ class FakeEnv:
 
     def __init__(self, aux="joint"):
         layout = SimpleNamespace(size=S, tokens=lambda: torch.tensor([[0, 1], [2, 3]]))
-        self.task = SimpleNamespace(n_agents=3, aux=aux, aux_dim=X, state_layout=layout)
+        self.task = SimpleNamespace(n_agents=3, aux=aux, aux_dim=X, inferred_layout=layout)
         self.observation_spec = {AUX: torch.zeros(4, 3, X), "state": torch.zeros(4, S)}
 
 

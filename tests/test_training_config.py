@@ -93,7 +93,7 @@ def test_every_algorithm_trains_and_reads_what_its_file_says(name, fast_trainer,
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == results
     read = set(trainer.team.actor.in_keys)
     inputs = {INPUTS[key] for key in file.inputs}
-    inference = {k.INFERRED_STATE, k.INFERRED_MEAN, k.HYPOTHESES}
+    inference = {k.INFERRED_STATE, k.INFERRED_MEAN, k.INFERRED_BLEND, k.HYPOTHESES}
     assert inputs <= read and read - inputs <= inference
     assert bool(read & inference) == (trainer.team.state_model is not None) == (file.state_model is not None)
     assert ("state" in trainer.team.policy.in_keys) == (name == "oracle")
@@ -115,7 +115,13 @@ def test_every_training_file_trains(training, fast_trainer):
 
 @pytest.mark.parametrize(
     ("reads", "view"),
-    [("sample", "absolute"), ("samples", "relative"), ("mean", "absolute"), ("mean_spread", "relative")],
+    [
+        ("sample", "absolute"),
+        ("samples", "relative"),
+        ("mean", "absolute"),
+        ("mean_sample", "relative"),
+        ("mean_spread", "relative"),
+    ],
 )
 def test_every_reading_of_the_inference_trains(reads, view, fast_trainer):
     options = [f"algorithm.reads={reads}", f"algorithm.view={view}", "++algorithm.state_model.num_samples=3"]

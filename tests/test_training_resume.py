@@ -220,7 +220,7 @@ def test_loaded_weights_act_as_the_trained_policy(fast_trainer, tmp_path, algori
     data = env.rollout(4)
     with set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
         one, two = (module(data.clone())[k.ACTION] for module in (policy, trainer.team.policy))
-    assert torch.equal(one, two)
+    torch.testing.assert_close(one, two, atol=1e-7, rtol=1e-5)  # where memory lies decides the last bit
 
 
 def test_weights_that_are_missing_or_do_not_fit_are_one_clear_error(fast_trainer, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +18,8 @@ from globediff_torchrl.training.hooks import StateModelUpdate
 
 class Counter:
     """Stands for the fitter: counts the gradient steps."""
+
+    model = SimpleNamespace(state_key="state")
 
     def __init__(self):
         self.steps = 0

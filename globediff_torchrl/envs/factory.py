@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
-import vmas
 from torchrl.envs import Compose, EnvBase, RenameTransform, RewardSum, StepCounter, TransformedEnv
 
 from globediff_torchrl.envs.auxiliary import AuxObservation
+from globediff_torchrl.envs.families import FAMILIES, available_envs
 from globediff_torchrl.envs.hiding import resolve_hidden
 from globediff_torchrl.envs.layout import FeatureLayout
-from globediff_torchrl.envs.presets import PRESETS, Preset
 from globediff_torchrl.envs.task import AUX_KINDS, Task
 from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
-from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.errors import UserError, check_count, check_device, unknown
-from globediff_torchrl.keys import ACTION, AGENTS, AUX_OBSERVATION, EPISODE_REWARD, OBSERVATION, REWARD, STATE, SUCCESS
-
-STOCK_MAX_STEPS = 100
-
-
-def available_envs() -> list[str]:
-    """Every name that :func:`make_env` takes: our presets first, then VMAS's own scenarios."""
-    stock = vmas.scenarios + vmas.mpe_scenarios + vmas.debug_scenarios
-    return [f"vmas/{name}" for name in [*PRESETS, *sorted(stock)]]
+from globediff_torchrl.keys import (
+    ACTION,
+    ACTIVE_MASK,
+    AGENTS,
+    AUX_OBSERVATION,
+    EPISODE_REWARD,
+    OBSERVATION,
+    REWARD,
+    STATE,
+    SUCCESS,
+)
 
 
 def make_env(
@@ -37,25 +36,26 @@ def make_env(
     seed: int | None = 0,
     device: torch.device | str = "cpu",
     max_steps: int | str | None = "default",
-    continuous_actions: bool = True,
-    **scenario_kwargs,
+    **kwargs,
 ) -> TransformedEnv:
     """An environment with the keys of :mod:`globediff_torchrl.keys` and a :class:`Task` at ``env.task``.
 
     Args:
-        name: ``"vmas/<preset or stock scenario>"``, one of :func:`available_envs`.
+        name: ``"vmas/<preset or stock scenario>"`` or ``"smax/<scenario>"``, one of :func:`available_envs`.
         num_envs: how many environments are simulated at once, ``B``.
         aux: what x is: ``"history"`` (Eq. 1), ``"joint"`` (Eq. 2), ``"joint_history"``, None for no x; by default the
-            preset's, for stock scenarios the history.
+            preset's, elsewhere the history.
         hide: patterns over the observation's feature names, e.g. ``["target.offset"]`` or ``["agent_0.line.*"]``;
-            by default the preset's, for stock scenarios none; None hides nothing.
+            by default the preset's, for VMAS's stock scenarios none, in SMAX each enemy's health and type; None hides
+            nothing.
         history: m of Eq. 1, how many earlier frames.
         seed: of the simulator; None leaves VMAS's random stream as it is.
         device: of the simulator.
-        max_steps: time limit; ends an episode as ``truncated``. By default the preset's, for stock scenarios 100; None
-            for no limit.
-        continuous_actions: otherwise categorical ones.
-        scenario_kwargs: keyword arguments of the scenario; they go before the preset's.
+        max_steps: time limit; ends an episode as ``truncated``. By default the preset's, for VMAS's stock scenarios
+            100, in SMAX 101; None for no limit.
+        kwargs: of the family. VMAS: ``continuous_actions`` (True; otherwise categorical ones), and keyword arguments
+            of the scenario, which go before the preset's. SMAX: those of :class:`~globediff_torchrl.envs.smax.SmaxEnv`:
+            ``sight_range``, ``enemy_types``, ``state_target``, ...
 
     Raises:
         UserError: for unknown names (the message lists the known ones) and scenarios that cannot be served.
@@ -71,33 +71,20 @@ def make_env(
     if max_steps is not None and max_steps != "default":
         check_count("max_steps", max_steps, "leave it away for the preset's, None is no limit")
     check_device(device)
-    short = name.removeprefix("vmas/")
-    preset = PRESETS.get(short) or Preset(short, "history", STOCK_MAX_STEPS, f"VMAS scenario {short}")
-    stock = isinstance(preset.scenario, str)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="Scenario kwargs")  # VMAS warns of those it does not know
-            base = StateVmasEnv(
-                preset.scenario if stock else preset.scenario(),
-                scenario_name=preset.scenario if stock else short,
-                num_envs=num_envs,
-                device=device,
-                continuous_actions=continuous_actions,
-                seed=seed,
-                **{**preset.kwargs, **scenario_kwargs},
-            )
-    except UserWarning as warning:
-        raise UserError(f"{name} does not know all of its arguments: leave them away. {warning}") from warning
+    family, _, short = name.partition("/")
+    base = FAMILIES[family](short, max_steps, num_envs=num_envs, seed=seed, device=device, **kwargs)
     return wrap_env(
-        base,
+        base.env,
         name=name,
-        state_layout=base.state_layout,
-        observation_layout=base.observation_layout,
-        aux=preset.aux if aux == "default" else aux,
-        hide=preset.hide if isinstance(hide, str) and hide == "default" else hide,
+        state_layout=base.env.state_layout,
+        observation_layout=base.env.observation_layout,
+        target_layout=getattr(base.env, "target_layout", None),
+        aux=base.aux if aux == "default" else aux,
+        hide=base.hide if isinstance(hide, str) and hide == "default" else hide,
         history=history,
-        max_steps=preset.max_steps if max_steps == "default" else max_steps,
-        description=preset.description,
+        max_steps=base.max_steps,
+        description=base.description,
+        ends_early=base.ends_early,
     )
 
 
@@ -114,6 +101,8 @@ def wrap_env(
     no_op: int | None = None,
     name: str | None = None,
     description: str = "",
+    target_layout: FeatureLayout | None = None,
+    ends_early: bool = False,
 ) -> TransformedEnv:
     """Any TorchRL environment with observations by group and a root ``"state"``, in this project's keys.
 
@@ -125,8 +114,9 @@ def wrap_env(
         state_layout, observation_layout: what the numbers are; numbered features by default.
         aux, hide, history, max_steps: as in :func:`make_env`.
         group: the team's key in ``env``; everything is renamed to ``"agents"``.
-        no_op: index of the action that only the dead may take, see :class:`ActiveMask`.
-        name, description: for the :class:`Task`.
+        no_op: index of the action that only the dead may take, see :class:`ActiveMask`; not needed where the
+            environment gives ``("agents", "active_mask")`` itself.
+        name, description, target_layout, ends_early: for the :class:`Task`.
 
     Raises:
         UserError: where the group or the state is missing, or a layout has another size than the spec.
@@ -142,7 +132,9 @@ def wrap_env(
 
     action_spec = env.full_action_spec[ACTION]
     transforms = [HideFeatures(visible, hidden)] if hidden else []
-    transforms += [LastAction(action_spec), AgentId(), ActiveMask(no_op)]
+    transforms += [LastAction(action_spec), AgentId()]
+    if ACTIVE_MASK not in env.observation_spec.keys(True, True):
+        transforms.append(ActiveMask(no_op))
     if aux is not None:
         # what is hidden from everybody is a constant zero: no use in x
         columns = visible.any(dim=0)
@@ -153,7 +145,9 @@ def wrap_env(
                 columns=None if columns.all() else columns.nonzero().flatten(),
             )
         )
-    transforms += [StepCounter(max_steps), TimeFraction(max_steps)]
+    # an environment with a time limit of its own says itself when it was that which ended an episode
+    counter = StepCounter(None if getattr(env, "own_time_limit", False) else max_steps)
+    transforms += [counter, TimeFraction(max_steps)]
     transforms += [RewardSum(in_keys=[REWARD], out_keys=[EPISODE_REWARD])]
     # nested, not merged: behind a renaming transform the actions would have gone by their old name
     wrapped = TransformedEnv(env, Compose(*transforms), auto_unwrap=False)
@@ -170,6 +164,8 @@ def wrap_env(
         has_success=SUCCESS in list(spec.keys()),
         continuous=action_spec.dtype.is_floating_point,
         description=description,
+        target_layout=target_layout,
+        ends_early=ends_early,
     )
     return wrapped
 

@@ -95,7 +95,7 @@ _TRANSFORMS = "transform"
 
 
 def simulator_state(env: EnvBase) -> dict[str, Tensor]:
-    """Copies of all tensors of a VMAS environment and of its transforms' memories, by the path that leads to them.
+    """Copies of all tensors of a simulator and of its transforms' memories, by the path that leads to them.
 
     With :func:`vmas_rng_state` and the tensordict that the collector holds, it brings a run back exactly.
 
@@ -107,8 +107,12 @@ def simulator_state(env: EnvBase) -> dict[str, Tensor]:
     """
     copies: dict[int, Tensor] = {}
     state = {}
-    for path, tensor in _tensors(_vmas_environment(env), "simulator", set()):
-        state[path] = copies.setdefault(id(tensor), tensor.detach().clone())
+    base = _innermost(env)
+    if hasattr(base, "simulator_tensors"):
+        state = {f"simulator/{name}": tensor for name, tensor in base.simulator_tensors().items()}
+    else:
+        for path, tensor in _tensors(_vmas_environment(env), "simulator", set()):
+            state[path] = copies.setdefault(id(tensor), tensor.detach().clone())
     for name, buffer in _memories(env):
         state[f"{_TRANSFORMS}/{name}"] = buffer.clone()
     return state
@@ -120,6 +124,11 @@ def load_simulator_state(env: EnvBase, state: dict[str, Tensor]) -> None:
     Raises:
         UserError: where the environment has other parts, or another number of environments.
     """
+    base = _innermost(env)
+    if hasattr(base, "load_simulator_tensors"):
+        _load_memories(env, state)
+        simulator = {path.split("/", 1)[1]: saved for path, saved in state.items() if path.startswith("simulator/")}
+        return base.load_simulator_tensors(simulator)
     simulator = _vmas_environment(env)
     present = dict(_tensors(simulator, "simulator", set()))
     if not all(path in present or path.startswith(f"{_TRANSFORMS}/") for path in state):
@@ -127,28 +136,41 @@ def load_simulator_state(env: EnvBase, state: dict[str, Tensor]) -> None:
         with preserve_vmas_rng():
             simulator.step(simulator.get_random_actions())
         present = dict(_tensors(simulator, "simulator", set()))
+    _load_memories(env, state)
     bound: dict[tuple, Tensor] = {}
     for path, saved in state.items():
         if path in present and present[path].shape != saved.shape:
             shapes = f"shape {tuple(saved.shape)}, the environment's {tuple(present[path].shape)}"
             raise UserError(f"The saved {path} has {shapes}: made with other arguments?")
         if path.startswith(f"{_TRANSFORMS}/"):
-            *parents, name = path.split("/", 1)[1].split(".")
-            setattr(env.transform.get_submodule(".".join(parents)), name, saved.to(env.device, copy=True))
             continue
         # tensors that were one when saved are one again, also after torch.save and torch.load
         storage = (saved.untyped_storage().data_ptr(), saved.storage_offset(), saved.shape, saved.stride())
         _bind(simulator, path, bound.setdefault(storage, saved.to(simulator.device, copy=True)))
 
 
+def _innermost(env: EnvBase) -> EnvBase:
+    while hasattr(env, "base_env"):
+        env = env.base_env
+    return env
+
+
 def _vmas_environment(env: EnvBase) -> Environment:
-    base = env
-    while hasattr(base, "base_env"):
-        base = base.base_env
+    base = _innermost(env)
     simulator = getattr(base, "_env", None)
     if not isinstance(simulator, Environment):
-        raise UserError(f"Only VMAS environments have a simulator state to save, got {type(base).__name__}.")
+        raise UserError(
+            f"Only VMAS and SMAX environments have a simulator state to save, got {type(base).__name__}; expected "
+            f"an environment with simulator_tensors() and load_simulator_tensors()."
+        )
     return simulator
+
+
+def _load_memories(env: EnvBase, state: dict[str, Tensor]) -> None:
+    for path, saved in state.items():
+        if path.startswith(f"{_TRANSFORMS}/"):
+            *parents, name = path.split("/", 1)[1].split(".")
+            setattr(env.transform.get_submodule(".".join(parents)), name, saved.to(env.device, copy=True))
 
 
 def _memories(env: EnvBase) -> Iterator[tuple[str, Tensor]]:

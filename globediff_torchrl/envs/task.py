@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from tensordict import NestedKey
 
 from globediff_torchrl.envs.layout import FeatureLayout
+from globediff_torchrl.keys import STATE, TARGET_STATE
 
 AUX_KINDS = ("history", "joint", "joint_history")
 
@@ -25,6 +30,8 @@ class Task:
         has_success: whether the environment writes ``"success"``.
         continuous: whether actions are continuous.
         description: one line.
+        target_layout: what the ``d_t`` numbers of ``("agents", "target_state")`` are; None where there is none.
+        ends_early: whether episodes end before the time limit, so that a batch holds pieces of episodes.
     """
 
     name: str
@@ -38,10 +45,34 @@ class Task:
     has_success: bool
     continuous: bool
     description: str
+    target_layout: FeatureLayout | None = None
+    ends_early: bool = False
+
+    @property
+    def target_key(self) -> NestedKey:
+        """Where the state to be inferred stands: ``("agents", "target_state")`` if there is one, else ``"state"``."""
+        return STATE if self.target_layout is None else TARGET_STATE
+
+    @property
+    def inferred_layout(self) -> FeatureLayout:
+        """What the numbers of an inferred state are."""
+        return self.state_layout if self.target_layout is None else self.target_layout
 
 
 def describe_hidden(task: Task) -> str:
     """One line on what the team does not see; what a run prints."""
-    hidden = ", ".join(task.hidden) or "no feature of the observation"
+    hidden = ", ".join(_shortened(task)) or "no feature of the observation"
     inferred = f" The state is inferred from x = {task.aux}." if task.aux else ""
     return f"{task.name} hides {hidden}.{inferred}"
+
+
+def _shortened(task: Task) -> list[str]:
+    """The hidden names, where ``agents.enemy_*.health`` stands for all the enemies' if none of them is visible."""
+    names: dict[str, None] = {}
+    for name in task.hidden:
+        entity, _, feature = name.removeprefix("agents.").rpartition(".")
+        pattern = re.sub(r"_\d+$", "_*", entity) + "." + feature
+        alike = [f"agents.{other}" for other in task.observation_layout.names if fnmatchcase(other, pattern)]
+        several = len(alike) > 1 and set(alike) <= set(task.hidden)
+        names[f"agents.{pattern}" if several else name] = None
+    return list(names)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -32,7 +32,9 @@ def first_episodes(rollout: TensorDictBase) -> torch.Tensor:
 
 
 @torch.no_grad()
-def state_errors(rollout: TensorDictBase, mask: torch.Tensor | None = None) -> dict[str, float]:
+def state_errors(
+    rollout: TensorDictBase, mask: torch.Tensor | None = None, target: NestedKey = keys.STATE
+) -> dict[str, float]:
     """Mean squared error of what was inferred, as a share of the mean predictor's; 0 is perfect, 1 is no better
     than always answering the mean state of this rollout.
 
@@ -43,13 +45,14 @@ def state_errors(rollout: TensorDictBase, mask: torch.Tensor | None = None) -> d
         ``state_error_sample`` for ``inferred_state`` and ``state_error_mean`` for ``inferred_mean``, where present.
     """
     mask = torch.ones(rollout.batch_size, dtype=torch.bool) if mask is None else mask
-    state = rollout.get(keys.STATE)[mask]
-    variance = state.var(0, correction=0)
+    state = rollout.get(target)[mask]
+    state = state if state.ndim == 3 else state.unsqueeze(-2)  # the same for all agents
+    variance = state.var((0, 1), correction=0)
     varies = variance > 1e-8
     errors = {}
     for name, key in (("sample", keys.INFERRED_STATE), ("mean", keys.INFERRED_MEAN)):
         if key in rollout.keys(True, True) and varies.any():
-            error = (rollout.get(key)[mask] - state.unsqueeze(-2)).square().mean((0, 1))
+            error = (rollout.get(key)[mask] - state).square().mean((0, 1))
             errors[f"state_error_{name}"] = float((error[varies] / variance[varies]).mean())
     return errors
 
@@ -110,6 +113,6 @@ def evaluate(
         results[f"{mode}/return_sem"] = float(returns.std() / len(returns) ** 0.5) if len(returns) > 1 else 0.0
         if "success" in metrics:
             results[f"{mode}/success"] = float(metrics["success"].mean())
-        for name, value in state_errors(rollout, first_episodes(rollout)).items():
+        for name, value in state_errors(rollout, first_episodes(rollout), env.task.target_key).items():
             results[f"{mode}/{name}"] = value
     return results

@@ -206,6 +206,11 @@ def _check(
     task = getattr(env, "task", None)
     if task is None:
         raise UserError(f"record_episode needs an environment of make_env or wrap_env, got {type(env).__name__}.")
+    if task.target_layout is not None:
+        raise UserError(
+            f"a video draws what is inferred over the whole state, but {task.name} was made to infer something else "
+            f"({', '.join(task.target_layout.names[:3])}, ...): make it with state_target=absolute."
+        )
     layout = task.state_layout
     if not any(feature.kind == "position" and feature.size == 2 for feature in layout.features):
         names = ", ".join(layout.names[:8]) + (", ..." if len(layout.names) > 8 else "")

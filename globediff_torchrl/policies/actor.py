@@ -119,8 +119,8 @@ def make_actor(
         _check_reads(reads, state_model)
         ego = EgoView(
             agents,
-            _feature_size(env, keys.STATE),
-            env.task.state_layout,
+            _feature_size(env, env.task.target_key),
+            env.task.inferred_layout,
             reads=reads,
             view=view,
             hypotheses=getattr(state_model, "num_samples", 1),

@@ -233,7 +233,7 @@ class StateModel(TensorDictModuleBase):
 
 
 def dims_of(env: Any) -> dict[str, Any]:
-    """``aux_dim``, ``state_dim`` and ``infer_per`` of an env.
+    """``aux_dim``, ``state_dim``, ``state_key`` and ``infer_per`` of an env.
 
     Raises:
         UserError: the env has no ``task``, no aux observation, or no state.
@@ -249,10 +249,11 @@ def dims_of(env: Any) -> dict[str, Any]:
             "The env has no aux observation to infer the state from (task.aux is None): "
             "make it with aux='history', 'joint' or 'joint_history'."
         )
-    spec = env.observation_spec
+    spec, target = env.observation_spec, getattr(task, "target_key", keys.STATE)
     return {
         "aux_dim": int(spec[keys.AUX_OBSERVATION].shape[-1]),
-        "state_dim": int(spec[keys.STATE].shape[-1]),
+        "state_dim": int(spec[target].shape[-1]),
+        "state_key": target,
         "infer_per": "team" if "joint" in str(task.aux) else "agent",
     }
 

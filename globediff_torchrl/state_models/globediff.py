@@ -280,7 +280,7 @@ class GlobeDiff(StateModel):
     def from_env(cls, env: Any, preset: str = "tuned", **overrides: Any) -> "GlobeDiff":
         """The model for an env of ``make_env``; entity tokens come from its state layout where they are asked for."""
         if overrides.get("tokens") == "entity" and "token_index" not in overrides:
-            overrides["token_index"] = env.task.state_layout.tokens()
+            overrides["token_index"] = env.task.inferred_layout.tokens()
         return super().from_env(env, preset=preset, **overrides)
 
 

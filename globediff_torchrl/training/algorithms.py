@@ -56,20 +56,15 @@ class Team:
 
 def env_from_config(config: DictConfig, num_envs: int | None = None, seed: int | None = None) -> EnvBase:
     """The environment of a configuration; ``num_envs`` and ``seed`` for another copy of it."""
-    env = config.env
-    aux = config.algorithm.aux
-    return make_env(
-        f"{env.family}/{env.scenario}",
-        num_envs=env.num_envs if num_envs is None else num_envs,
-        aux=env.aux if aux == "default" else aux,
-        hide=env.hide if env.hide is None or isinstance(env.hide, str) else list(env.hide),
-        history=env.history,
-        seed=config.seed if seed is None else seed,
-        device=config.device,
-        max_steps=env.max_steps,
-        continuous_actions=env.continuous_actions,
-        **as_dict(env.kwargs),
-    )
+    entries = as_dict(config.env)
+    family, scenario, extra = (entries.pop(name) for name in ("family", "scenario", "kwargs"))
+    entries.pop("map", None)  # what SMAX calls its scenario
+    if num_envs is not None:
+        entries["num_envs"] = num_envs
+    if config.algorithm.aux != "default":
+        entries["aux"] = config.algorithm.aux
+    seed = config.seed if seed is None else seed
+    return make_env(f"{family}/{scenario}", seed=seed, device=config.device, **{**(extra or {}), **entries})
 
 
 def _known(training: DictConfig, section: str, function: Callable) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path, report:
         total_frames=-1,
         device=config.device,  # named, so that nothing is cast at each step
         # whole episodes in each batch: nothing of the simulator needs to survive a checkpoint
-        reset_at_each_iter=steps == env.task.max_steps,
+        reset_at_each_iter=steps == env.task.max_steps and not env.task.ends_early,
         track_traj_ids=False,
         exploration_type=ExplorationType.RANDOM,
         pre_collect_hook=clock.start,
@@ -131,7 +131,7 @@ def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int, report: bo
     trainer.register_op("batch_process", clock.collected)
     FiniteBatch([keys.OBSERVATION, ("next", *keys.REWARD), keys.STATE, keys.INFERRED_STATE]).register(trainer)
     if config.training.update_input is True or str(config.training.update_input).lower() == "true":
-        TrueInferences(team.actor).register(trainer)
+        TrueInferences(team.actor, trainer.env.task.target_key).register(trainer)
     Advantages(loss).register(trainer)
     Minibatches(loss, frames, config.training.minibatches).register(trainer)
     trainer.register_op("pre_steps_log", _batch_metrics)
@@ -187,8 +187,10 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
             "per_team": per_team,
             "asked": pretrain.frames,
             "behaviour": pretrain.behaviour,
+            "description": task.description,
         },
         per_team=per_team,
+        target=model.state_key,
         collect=lambda writer: _behave(config, trainer.output, writer),
     )
     Pretraining(
@@ -241,7 +243,10 @@ def _behave(config: DictConfig, output: Path, writer: PairWriter) -> None:
 def _warm_up(trainer: MAPPOTrainer) -> Any:
     env, steps = trainer.env, trainer.env.task.max_steps or 100
     with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
-        return env.rollout(steps, trainer.team.policy, break_when_any_done=False)
+        rollout = env.rollout(steps, trainer.team.policy, break_when_any_done=False)
+    if not trainer.collector.reset_at_each_iter:
+        trainer.collector.reset()  # it would go on from where it was made, the simulator from where the rollout ended
+    return rollout
 
 
 def _evaluator(trainer: MAPPOTrainer) -> Any:

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from globediff_torchrl.envs.smax_jax import check_installed
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.factory import trainer_from_config
@@ -32,6 +33,8 @@ def check_arguments(family: str, arguments: list[str]) -> None:
     if {"-m", "--multirun"} & set(arguments):
         overrides = [argument.split(",")[0] for argument in overrides if not argument.partition("=")[2].startswith("[")]
     try:
+        if family == "smax":
+            check_installed()
         configuration.compose(family, overrides)
     except UserError as error:
         _end(error)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TrainerHookBase
@@ -38,20 +38,21 @@ def check_sizes(folder: Path) -> None:
             raise OSError(f"{name} has {found} bytes, expected {size}: it is torn")
 
 
-def pairs(batch: TensorDictBase, per_team: bool) -> TensorDictBase:
+def pairs(batch: TensorDictBase, per_team: bool, target: NestedKey = keys.STATE) -> TensorDictBase:
     """The pairs (x, s) of a rollout, flattened over its batch dimensions.
 
     Args:
-        batch: holds ``("agents", "aux_observation") [*B, n, d_x]`` and ``"state" [*B, d_s]``.
+        batch: holds ``("agents", "aux_observation") [*B, n, d_x]`` and the target.
         per_team: keep the first agent's x alone, where one inference serves the team.
+        target: key of s: ``"state" [*B, d_s]``, or ``("agents", "target_state") [*B, n, d_t]``.
 
     Returns:
         a tensordict of batch size ``[prod(*B)]`` with the same two keys and ``("agents", "active_mask")`` if given.
     """
-    agents = batch.get(keys.AGENTS).select("aux_observation", "active_mask", strict=False)
-    chosen = TensorDict({keys.AGENTS: agents, keys.STATE: batch.get(keys.STATE)}, batch.batch_size)
+    chosen = batch.select(keys.AUX_OBSERVATION, keys.ACTIVE_MASK, target, strict=False)
     if per_team:
-        chosen.set(keys.AGENTS, agents.apply(lambda value: value[..., :1, :], batch_size=batch.batch_size))
+        agents = chosen.get(keys.AGENTS).apply(lambda value: value[..., :1, :], batch_size=batch.batch_size)
+        chosen.set(keys.AGENTS, agents)
     return chosen.reshape(-1)
 
 
@@ -63,20 +64,20 @@ class PairWriter(TrainerHookBase):
     Args:
         path: folder of the dataset.
         frames: number of pairs to keep.
-        per_team: see :func:`pairs`.
+        per_team, target: see :func:`pairs`.
 
     Raises:
         UserError: the folder holds something else.
     """
 
-    def __init__(self, path: str | Path, frames: int, per_team: bool) -> None:
+    def __init__(self, path: str | Path, frames: int, per_team: bool, target: NestedKey = keys.STATE) -> None:
         self.path = Path(path)
-        self.frames, self.per_team = frames, per_team
+        self.frames, self.per_team, self.target = frames, per_team, target
         self.written = 0
         self.data: TensorDictBase | None = None
 
     def __call__(self, batch: TensorDictBase) -> None:
-        new = pairs(batch, self.per_team)[: self.frames - self.written]
+        new = pairs(batch, self.per_team, self.target)[: self.frames - self.written]
         if self.data is None:
             self._begin(new)
         self.data[self.written : self.written + len(new)] = new

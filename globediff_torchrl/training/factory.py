@@ -64,7 +64,7 @@ def make_trainer(
         raise unknown("environment family", family, configuration.choices("env"))
     # only what was given: a resumed run keeps the rest of its own configuration
     arguments = {"total_frames": total_frames, "output": output, "resume": resume, "algorithm": algorithm, "seed": seed}
-    arguments["env.scenario"] = None if env is None else scenario
+    arguments["env.map" if family == "smax" else "env.scenario"] = None if env is None else scenario
     chosen = [*(f"{name}={value}" for name, value in arguments.items() if value is not None), *overrides]
     return trainer_from_config(configuration.compose(family, chosen), chosen)
 

@@ -79,7 +79,7 @@ class StateModelUpdate(TrainerHookBase):
 
     def extend(self, batch: TensorDictBase) -> None:
         self.waiting += int(batch.get(("next", keys.DONE)).sum())
-        self.replay_buffer.extend(pairs(batch, self.per_team))
+        self.replay_buffer.extend(pairs(batch, self.per_team, self.fitter.model.state_key))
 
     def update(self, batch: TensorDictBase) -> dict[str, float]:
         due, self.waiting = divmod(self.waiting, self.every)
@@ -95,7 +95,8 @@ class StateModelUpdate(TrainerHookBase):
         """Measures anew what the last denoising step leaves out: as the model improves, it shrinks."""
         batch = self.replay_buffer.sample(SPREAD_ROWS)
         x = batch.get(keys.AUX_OBSERVATION)
-        s = batch.get(keys.STATE).unsqueeze(-2).expand(*x.shape[:-1], -1)
+        s = batch.get(self.fitter.model.state_key)
+        s = s if s.ndim == x.ndim else s.unsqueeze(-2).expand(*x.shape[:-1], -1)
         self.fitter.update_final_scale(x.flatten(0, 1), s.flatten(0, 1))
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.modules import PopArtValueNorm, ValueNorm
@@ -116,18 +116,17 @@ class TrueInferences(TrainerHookBase):
     log-probability is replaced by that of the stored action under the true state, once a batch.
     """
 
-    def __init__(self, actor: ProbabilisticTensorDictSequential) -> None:
-        self.actor = actor
+    def __init__(self, actor: ProbabilisticTensorDictSequential, target: NestedKey = keys.STATE) -> None:
+        self.actor, self.target = actor, target
         read = [keys.INFERRED_STATE, keys.INFERRED_MEAN, keys.INFERRED_BLEND, keys.HYPOTHESES]
         self.inferences = [key for key in read if key in actor.in_keys]
 
     @torch.no_grad()
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
-        state = batch.get(keys.STATE)
+        state = batch.get(self.target)
         for key in self.inferences:
-            truth = state
-            while truth.ndim < batch.get(key).ndim:
-                truth = truth.unsqueeze(-2)
+            truth = state if state.ndim > batch.ndim + 1 else state.unsqueeze(-2)  # the same for all agents
+            truth = truth.unsqueeze(-2) if key == keys.HYPOTHESES else truth
             batch.set(key, truth.expand_as(batch.get(key)).contiguous())
         distribution = self.actor.get_dist(batch)
         return batch.set(keys.ACTION_LOG_PROB, distribution.log_prob(batch.get(keys.ACTION)))

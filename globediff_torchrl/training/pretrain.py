@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torchrl.data import TensorDictReplayBuffer
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TrainerHookBase
@@ -29,6 +29,7 @@ class OfflineData:
         path: folder of the dataset; used again where it is complete and fits.
         frames: number of pairs.
         expected: what a reused dataset must have been collected for.
+        per_team, target: see :func:`~globediff_torchrl.training.dataset.pairs`.
         collect: fills a writer by the behaviour policy.
     """
 
@@ -36,12 +37,13 @@ class OfflineData:
     frames: int
     expected: dict[str, Any]
     per_team: bool
+    target: NestedKey
     collect: Callable[[PairWriter], None]
 
     def get(self) -> TensorDictBase:
         data = load_dataset(self.path, self.expected)
         if data is None:
-            writer = PairWriter(self.path, self.frames, self.per_team)
+            writer = PairWriter(self.path, self.frames, self.per_team, self.target)
             writer.check()
             self.collect(writer)
             data = writer.finish(self.expected)
@@ -119,10 +121,11 @@ class Pretraining(TrainerHookBase):
 def held_out_error(model, data: TensorDictBase, limit: int = 4096) -> float:
     """Squared error of the estimate on pairs that were not trained on, as a share of the mean predictor's (1)."""
     data = data[:: max(len(data) // limit, 1)].to_tensordict()
-    state = data.get(keys.STATE)
     inferred = model(data.select(*model.in_keys))
+    state = data.get(model.state_key)
+    state = state if state.ndim == 3 else state.unsqueeze(-2)  # the same for all agents
     key = keys.INFERRED_MEAN if keys.INFERRED_MEAN in model.out_keys else keys.INFERRED_STATE
-    variance = state.var(0, correction=0)
-    error = (inferred.get(key) - state.unsqueeze(-2)).square().mean((0, 1))
+    variance = state.var((0, 1), correction=0)
+    error = (inferred.get(key) - state).square().mean((0, 1))
     varies = variance > 1e-8
     return float((error[varies] / variance[varies]).mean())

@@ -79,7 +79,7 @@ def announce(trainer: MAPPOTrainer) -> None:
     """Prints what is run, what is hidden, and where the results will lie."""
     config, task = trainer.config, trainer.env.task
     model = trainer.team.state_model
-    inference = "no inference" if model is None else f"{type(model).__name__} once a {model.infer_per}"
+    inference = "no inference" if model is None else f"{type(model).__name__} once per {model.infer_per}"
     tqdm.write(f"{config.algorithm.name} on {task.name}: {task.description}")
     tqdm.write(describe_hidden(task))
     tqdm.write(

@@ -98,9 +98,12 @@ def validate(config: DictConfig) -> None:
     """
     for (expected, fits), names in CHECKS.items():
         for name in names:
+            if name.startswith("env.") and name.removeprefix("env.") not in config.env:
+                continue  # an entry of another family
             value = OmegaConf.select(config, name)
             if not fits(value):
-                raise UserError(f"{name} must be {expected}, got {_show(value)}; the default is {_default(name)}.")
+                default = _default(name, config.env.family)
+                raise UserError(f"{name} must be {expected}, got {_show(value)}; the default is {default}.")
     for name, known in CHOICES.items():
         value = str(OmegaConf.select(config, name)).lower()
         if value not in known:
@@ -114,9 +117,9 @@ def _show(value: Any) -> str:
     return "null" if plain is None else str(plain).lower() if isinstance(plain, bool) else repr(plain)
 
 
-def _default(name: str) -> str:
+def _default(name: str, family: str) -> str:
     section, _, rest = name.partition(".")
-    files = {"training": "training/mappo.yaml", "env": "env/vmas.yaml", "algorithm": "algorithm/globediff.yaml"}
+    files = {"training": "training/mappo.yaml", "env": f"env/{family}.yaml", "algorithm": "algorithm/globediff.yaml"}
     file = files.get(section)
     known = OmegaConf.load(configuration.config_dir() / (file or "base.yaml"))
     return _show(OmegaConf.select(known, rest if file else name))
