@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 
@@ -12,13 +13,21 @@ from torchrl.envs.utils import check_env_specs
 
 from globediff_torchrl import keys, make_env
 from globediff_torchrl.envs import describe_hidden, load_simulator_state, simulator_state
+from globediff_torchrl.envs.smax_jax import load_battles
 from globediff_torchrl.envs.smax_layouts import SCENARIOS
 from globediff_torchrl.errors import UserError
 
 jax = pytest.importorskip("jax", reason="jax is missing: pip install -e '.[smax]'")
-pytest.importorskip("jaxmarl", reason="jaxmarl is missing: pip install -e '.[smax]'")
+if importlib.util.find_spec("jaxmarl") is None:
+    pytest.skip("jaxmarl is missing: pip install -e '.[smax]'", allow_module_level=True)
 
 B = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def jaxmarl_in_silence():
+    """jaxmarl puts streams of its own into ``sys`` when it is imported; pytest's capture does not survive that."""
+    load_battles()
 
 
 @pytest.fixture(scope="module")
