@@ -73,6 +73,8 @@ def collect(folder: Path) -> list[dict]:
     rows = []
     for path in sorted(folder.glob("*/*/seed*/summary.json")):
         summary = json.loads(path.read_text())
+        if not summary["complete"]:  # it was stopped, and has left what it had
+            continue
         with (path.parent / "progress.csv").open() as file:
             returns = [float(row["return"]) for row in csv.DictReader(file)][-3:]
         env, algorithm = path.parts[-4:-2]
