@@ -164,3 +164,12 @@ def test_evaluations_come_after_so_many_frames_and_a_last_one_on_its_own_episode
     rows = progress(tmp_path / "run")
     assert [bool(row["eval/stochastic/return"]) for row in rows] == [False, True, False, True, False]
     assert [bool(row["final/stochastic/return"]) for row in rows] == [False] * 4 + [True]
+
+
+def test_a_target_of_each_agent_is_compared_with_that_agents_inference():
+    torch.manual_seed(0)
+    own, state = torch.randn(1, 50, 2, 3), torch.randn(1, 50, 4)
+    team = TensorDict({"inferred_state": own, "inferred_mean": own.flip(2), "target_state": own}, (1, 50, 2))
+    errors = state_errors(TensorDict({"state": state, "agents": team}, (1, 50)), target=("agents", "target_state"))
+    assert errors["state_error_sample"] == 0
+    assert errors["state_error_mean"] == pytest.approx(2.0, rel=0.3)  # the other agent's: independent of one's own

@@ -56,13 +56,16 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+# a flipped letter of the manifest need not break it
+DAMAGES = [
+    (damage, name) for damage in (cut, flip, Path.unlink) for name in FILES if (damage, name) != (flip, FILES[0])
+]
+
+
+@pytest.mark.parametrize(("damage", "name"), DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_with_one_message(
     fast_trainer, two_checkpoints, capsys, damage, name
 ):
-    if damage is flip and name == "manifest.json":
-        pytest.skip("a flipped letter of the manifest need not break it")
     damage(next(checkpoints(two_checkpoints)[-1].glob(name)))
     capsys.readouterr()
     resumed = fast_trainer("globediff", *EVERY, iterations=4, resume=two_checkpoints)

@@ -83,6 +83,15 @@ def test_the_cadence_goes_on_after_a_resume():
 
 
 @pytest.mark.parametrize(("per_team", "agents"), [(False, 2), (True, 1)])
+def test_pairs_take_each_agents_own_target_and_leave_the_state(per_team, agents):
+    batch = batch_of([False] * 4)
+    batch[k.TARGET_STATE] = torch.arange(24.0).reshape(1, 4, 2, 3)
+    found = pairs(batch, per_team, k.TARGET_STATE)
+    assert torch.equal(found[k.TARGET_STATE], batch[k.TARGET_STATE][0, :, :agents])
+    assert set(found.keys()) == {"agents"}
+
+
+@pytest.mark.parametrize(("per_team", "agents"), [(False, 2), (True, 1)])
 def test_pairs_flatten_the_rollout_and_keep_one_agent_where_the_team_infers_once(per_team, agents):
     batch = batch_of([False] * 4)
     found = pairs(batch, per_team)
