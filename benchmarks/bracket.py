@@ -2,9 +2,10 @@
 
     python benchmarks/bracket.py --envs hunt gates trilateration --seeds 0 1 2 --jobs 2
 
-Runs ``benchmarks/vmas.py`` once for each environment, algorithm and seed, one torch thread a run, and skips what is
-there already, so that it can be stopped and started again. Writes ``runs.csv``, ``table.md`` and ``bracket.png``.
-All state models of one environment and seed are pretrained on the same offline data.
+Runs ``benchmarks/<family>.py`` once for each environment, algorithm and seed, one torch thread a run, and skips what
+is there already, so that it can be stopped and started again. Writes ``runs.csv``, ``table.md`` and ``bracket.png``.
+An environment is a VMAS preset, or named with its family: ``smax/smacv2_5_units``. ``algorithm+entry=value`` is a
+variant of an algorithm. All state models of one environment, x and seed are pretrained on the same offline data.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -27,30 +30,37 @@ from globediff_torchrl.envs import make_env
 from globediff_torchrl.evaluation.figures import bracket_figure
 from globediff_torchrl.evaluation.statistics import bootstrap_interval
 
-SCRIPT = Path(__file__).with_name("vmas.py")
 ALGORITHMS = ("open_loop", "mappo", "x_direct", "regressor", "globediff", "oracle")
 ITERATIONS = {"hunt": 36, "compass": 40}  # of 128 episodes each; 30 elsewhere
 COLUMNS = (
-    "env", "algorithm", "seed", "frames", "return_last", "deterministic/return", "stochastic/return",
-    "deterministic/success", "deterministic/state_error_sample", "deterministic/state_error_mean", "frames_per_second",
-    "infer_share", "collect", "infer", "update", "state_model",
+    "env", "algorithm", "seed", "frames", "return_last", "success_last", "deterministic/return", "stochastic/return",
+    "deterministic/success", "stochastic/success", "deterministic/state_error_sample", "deterministic/state_error_mean",
+    "frames_per_second", "infer_share", "collect", "infer", "update", "state_model",
 )  # fmt: skip
+SPEED = ("frames_per_second", "infer_share")
+LAST = {"return": 3, "success": 1 / 5}  # of the training's own batches: so many, or so large a share of the run
 
 
 def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[str]) -> tuple[Path, list[str]]:
     """The output folder and the command line of one run."""
-    task = make_env(f"vmas/{env}", num_envs=1).task
+    family, _, scenario = env.rpartition("/")
+    family = family or "vmas"
+    task = make_env(f"{family}/{scenario}", num_envs=1).task
     name, _, variant = algorithm.partition("+")  # "globediff+algorithm.reads=sample": a variant of an algorithm
     config = f"mappo_{task.aux}" if name == "x_direct" else name
-    label = algorithm.replace("algorithm.", "").replace("state_model.", "").replace("=", "-")
-    output = folder / env / label / f"seed{seed}"
-    shared = "" if "pretrain" in algorithm else f"pretrain.dataset={folder / env / f'dataset-seed{seed}'}"
+    label = re.sub(r"algorithm\.|state_model\.|env\.", "", algorithm).replace("=", "-")
+    output = folder / scenario / label / f"seed{seed}"
+    other = re.findall(r"(?:aux|env\.\w+)=\w+", " ".join([variant, *overrides]))  # another x or world: other data
+    dataset = folder / scenario / "-".join(["dataset", *other, f"seed{seed}"]).replace("=", "-")
+    horizon = 128 * (task.max_steps or 100)
     arguments = [
-        f"algorithm={config}", f"env.scenario={env}", f"seed={seed}", f"output={output}", "threads=1", "progress=false",
-        "logger=none", f"total_frames={128 * task.max_steps * ITERATIONS.get(env, 30)}", "evaluation.every_frames=0",
-        shared, *variant.split("+"), *overrides,
+        f"algorithm={config}", f"{'env.map' if family == 'smax' else 'env.scenario'}={scenario}", f"seed={seed}",
+        f"output={output}", "threads=1", "progress=false", "logger=none", "evaluation.every_frames=0",
+        f"total_frames={horizon * ITERATIONS.get(scenario, 30)}" if family == "vmas" else "",
+        "" if "pretrain" in algorithm else f"pretrain.dataset={dataset}", *variant.split("+"), *overrides,
     ]  # fmt: skip
-    return output, [sys.executable, str(SCRIPT), *(argument for argument in arguments if argument)]
+    script = Path(__file__).with_name(f"{family}.py")
+    return output, [sys.executable, str(script), *(argument for argument in arguments if argument)]
 
 
 def run(job: tuple[Path, list[str]]) -> None:
@@ -75,10 +85,14 @@ def collect(folder: Path) -> list[dict]:
         summary = json.loads(path.read_text())
         if not summary["complete"]:  # it was stopped, and has left what it had
             continue
-        with (path.parent / "progress.csv").open() as file:
-            returns = [float(row["return"]) for row in csv.DictReader(file)][-3:]
         env, algorithm = path.parts[-4:-2]
-        summary.update(env=env, algorithm=algorithm, return_last=sum(returns) / len(returns))
+        summary.update(env=env, algorithm=algorithm)
+        with (path.parent / "progress.csv").open() as file:
+            progress = list(csv.DictReader(file))
+        for name, last in LAST.items():
+            values = [float(row[name]) for row in progress if row.get(name)]
+            values = values[-(last if last >= 1 else math.ceil(last * len(values))) :]
+            summary[f"{name}_last"] = sum(values) / len(values) if values else ""
         rows.append({name: summary.get(name, "") for name in COLUMNS})
     return rows
 
@@ -94,21 +108,26 @@ def write(folder: Path, rows: list[dict]) -> None:
     for row in rows:
         groups[row["env"], row["algorithm"]].append(row)
     lines = [
-        "| environment | algorithm | seeds | return (last 3) | 95% interval | deterministic | frames/s | infer |",
-        "|---|---|---|---|---|---|---|---|",
+        "| environment | algorithm | seeds | return (last 3 batches) | 95% interval | win rate (last fifth) | "
+        "95% interval | frames/s | infer |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for (env, algorithm), group in groups.items():
-        mean = {
-            name: sum(float(row[name] or 0) for row in group) / len(group) for name in COLUMNS[4:] if name in group[0]
-        }
-        low, high = bootstrap_interval([row["return_last"] for row in group])
-        interval = f"{low:.2f} to {high:.2f}" if len(group) > 1 else "one seed"
-        lines.append(
-            f"| {env} | {algorithm} | {len(group)} | {mean['return_last']:.2f} | {interval} | "
-            f"{mean['deterministic/return']:.2f} | {mean['frames_per_second']:,.0f} | {mean['infer_share']:.0%} |"
-        )
+        speed, share = (sum(float(row[name] or 0) for row in group) / len(group) for name in SPEED)
+        measured = " | ".join(_mean_and_interval([row[f"{name}_last"] for row in group]) for name in LAST)
+        lines.append(f"| {env} | {algorithm} | {len(group)} | {measured} | {speed:,.0f} | {share:.0%} |")
     (folder / "table.md").write_text("\n".join(lines) + "\n")
     bracket_figure(rows, folder / "bracket.png")
+
+
+def _mean_and_interval(values: list) -> str:
+    """Two cells: the mean over seeds, and its interval where there is more than one."""
+    values = [float(value) for value in values if value != ""]
+    if not values:
+        return "- | -"
+    low, high = bootstrap_interval(values)
+    interval = f"{low:.2f} to {high:.2f}" if len(values) > 1 else "one seed"
+    return f"{sum(values) / len(values):.2f} | {interval}"
 
 
 def main() -> None:
