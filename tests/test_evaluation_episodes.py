@@ -173,3 +173,11 @@ def test_a_target_of_each_agent_is_compared_with_that_agents_inference():
     errors = state_errors(TensorDict({"state": state, "agents": team}, (1, 50)), target=("agents", "target_state"))
     assert errors["state_error_sample"] == 0
     assert errors["state_error_mean"] == pytest.approx(2.0, rel=0.3)  # the other agent's: independent of one's own
+
+
+def test_what_is_inferred_for_the_dead_is_no_error():
+    torch.manual_seed(0)
+    state, alive = torch.randn(1, 50, 4), torch.rand(1, 50, 2, 1) < 0.5
+    inferred = torch.where(alive, state.unsqueeze(2), 100.0)
+    team = TensorDict({"inferred_state": inferred, "active_mask": alive}, (1, 50, 2))
+    assert state_errors(TensorDict({"state": state, "agents": team}, (1, 50))) == {"state_error_sample": 0.0}

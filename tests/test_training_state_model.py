@@ -12,6 +12,7 @@ from tensordict import TensorDict
 
 from globediff_torchrl import UserError
 from globediff_torchrl import keys as k
+from globediff_torchrl.state_models import MLPStateModel, fit
 from globediff_torchrl.training.dataset import PairWriter, load_dataset, pairs
 from globediff_torchrl.training.hooks import StateModelUpdate
 
@@ -213,3 +214,21 @@ def test_a_torn_dataset_is_one_clear_error(tmp_path):
     (tmp_path / "data" / "meta.json").write_text("{")
     with pytest.raises(UserError, match="Delete the folder"):
         load_dataset(tmp_path / "data", {"env": "a"})
+
+
+def test_one_pair_for_the_team_counts_while_any_agent_lives():
+    batch = batch_of([False, False, True])
+    batch.set(k.ACTIVE_MASK, torch.tensor([[[1, 1], [0, 1], [0, 0]]], dtype=torch.bool).unsqueeze(-1))
+    kept = pairs(batch, per_team=True)
+    assert kept.get(k.ACTIVE_MASK).flatten().tolist() == [True, True, False]
+    assert kept.get(k.AUX_OBSERVATION).shape == (3, 1, 3)
+
+
+def test_the_statistics_of_a_fit_are_those_of_the_living():
+    x = torch.tensor([[[1.0], [500.0]], [[3.0], [500.0]]])
+    alive = torch.tensor([[[True], [False]], [[True], [False]]])
+    data = TensorDict({"agents": TensorDict({"aux_observation": x, "active_mask": alive}, (2, 2))}, (2,))
+    data["state"] = torch.tensor([[0.0], [2.0]])
+    model = MLPStateModel(aux_dim=1, state_dim=1)
+    fit(model, data, steps=1, batch_size=2, progress=False)
+    assert model.aux_mean.item() == pytest.approx(2.0)

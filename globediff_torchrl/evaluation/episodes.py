@@ -31,6 +31,27 @@ def first_episodes(rollout: TensorDictBase) -> torch.Tensor:
     return ended_before == 0
 
 
+def relative_error(inferred: torch.Tensor, state: torch.Tensor, active: torch.Tensor | None = None) -> float | None:
+    """Mean squared error in units of the state's variance, averaged over the dimensions that vary.
+
+    Args:
+        inferred: ``[M, n, d_s]``.
+        state: ``[M, n, d_s]``, or ``[M, 1, d_s]`` where it is the same for all agents.
+        active: ``[M, n, 1]``: the rows of dead agents do not count; None for all alive.
+
+    Returns:
+        the error as a share of the mean predictor's, None where no dimension varies.
+    """
+    state = state.expand_as(inferred)
+    active = torch.ones_like(state[..., :1], dtype=torch.bool) if active is None else active.expand_as(state[..., :1])
+    state, inferred = state[active.squeeze(-1)], inferred[active.squeeze(-1)]
+    variance = state.var(0, correction=0)
+    varies = variance > 1e-8
+    if not varies.any():
+        return None
+    return float(((inferred - state).square().mean(0)[varies] / variance[varies]).mean())
+
+
 @torch.no_grad()
 def state_errors(
     rollout: TensorDictBase, mask: torch.Tensor | None = None, target: NestedKey = keys.STATE
@@ -38,7 +59,8 @@ def state_errors(
     """Mean squared error of what was inferred, as a share of the mean predictor's; 0 is perfect, 1 is no better
     than always answering the mean state of this rollout.
 
-    The error is averaged over agents, steps and the dimensions of the state that vary, each in units of its variance.
+    The error is averaged over living agents, steps and the dimensions of the state that vary, each in units of its
+    variance.
     An exact posterior sample scores twice what the posterior mean does (state-model mathematics: R2 = 2 R2 - 1).
 
     Returns:
@@ -47,13 +69,14 @@ def state_errors(
     mask = torch.ones(rollout.batch_size, dtype=torch.bool) if mask is None else mask
     state = rollout.get(target)[mask]
     state = state if state.ndim == 3 else state.unsqueeze(-2)  # the same for all agents
-    variance = state.var((0, 1), correction=0)
-    varies = variance > 1e-8
+    active = rollout.get(keys.ACTIVE_MASK, None)
+    active = None if active is None else active[mask]
     errors = {}
     for name, key in (("sample", keys.INFERRED_STATE), ("mean", keys.INFERRED_MEAN)):
-        if key in rollout.keys(True, True) and varies.any():
-            error = (rollout.get(key)[mask] - state).square().mean((0, 1))
-            errors[f"state_error_{name}"] = float((error[varies] / variance[varies]).mean())
+        if key in rollout.keys(True, True):
+            error = relative_error(rollout.get(key)[mask], state, active)
+            if error is not None:
+                errors[f"state_error_{name}"] = error
     return errors
 
 

@@ -59,11 +59,15 @@ class _Pairs:
         return self.take(rows, agents)
 
     def spread(self, size: int) -> tuple[Tensor, Tensor]:
-        """About ``size`` pairs from the whole dataset, evenly: x ``[M, d_x]``, s ``[M, d_s]``."""
+        """About ``size`` pairs of living agents from the whole dataset, evenly: x ``[M, d_x]``, s ``[M, d_s]``."""
         total = len(self.x) * self.agents
         index = torch.arange(0, total, max(total // size, 1))
         batch = self.take(index // self.agents, index % self.agents)
-        return batch[self.model.aux_key].squeeze(1), batch[self.model.state_key]
+        x, s = batch[self.model.aux_key].squeeze(1), batch[self.model.state_key]
+        if self.mask is None:
+            return x, s
+        living = batch[keys.ACTIVE_MASK].flatten()
+        return x[living], s[living]
 
 
 def learning_rate(step: int, steps: int, lr: float) -> float:

@@ -43,7 +43,7 @@ def pairs(batch: TensorDictBase, per_team: bool, target: NestedKey = keys.STATE)
 
     Args:
         batch: holds ``("agents", "aux_observation") [*B, n, d_x]`` and the target.
-        per_team: keep the first agent's x alone, where one inference serves the team.
+        per_team: keep the first agent's x alone, where one inference serves the team; it counts while anyone lives.
         target: key of s: ``"state" [*B, d_s]``, or ``("agents", "target_state") [*B, n, d_t]``.
 
     Returns:
@@ -53,6 +53,8 @@ def pairs(batch: TensorDictBase, per_team: bool, target: NestedKey = keys.STATE)
     if per_team:
         agents = chosen.get(keys.AGENTS).apply(lambda value: value[..., :1, :], batch_size=batch.batch_size)
         chosen.set(keys.AGENTS, agents)
+        if keys.ACTIVE_MASK in batch.keys(True):
+            chosen.set(keys.ACTIVE_MASK, batch.get(keys.ACTIVE_MASK).any(-2, keepdim=True))
     return chosen.reshape(-1)
 
 

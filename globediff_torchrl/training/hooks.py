@@ -97,7 +97,11 @@ class StateModelUpdate(TrainerHookBase):
         x = batch.get(keys.AUX_OBSERVATION)
         s = batch.get(self.fitter.model.state_key)
         s = s if s.ndim == x.ndim else s.unsqueeze(-2).expand(*x.shape[:-1], -1)
-        self.fitter.update_final_scale(x.flatten(0, 1), s.flatten(0, 1))
+        x, s = x.flatten(0, 1), s.flatten(0, 1)
+        active = batch.get(keys.ACTIVE_MASK, None)
+        if active is not None:
+            x, s = x[active.flatten()], s[active.flatten()]
+        self.fitter.update_final_scale(x, s)
 
     def state_dict(self) -> dict[str, Any]:
         return {"waiting": self.waiting, "updates": self.updates, "fitter": self.fitter.state_dict()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torchrl.trainers.trainers import TrainerHookBase
 from tqdm import tqdm
 
 from globediff_torchrl import keys
+from globediff_torchrl.evaluation.episodes import relative_error
 from globediff_torchrl.state_models import Fitter, fit
 from globediff_torchrl.training.dataset import PairWriter, load_dataset
 
@@ -125,7 +127,5 @@ def held_out_error(model, data: TensorDictBase, limit: int = 4096) -> float:
     state = data.get(model.state_key)
     state = state if state.ndim == 3 else state.unsqueeze(-2)  # the same for all agents
     key = keys.INFERRED_MEAN if keys.INFERRED_MEAN in model.out_keys else keys.INFERRED_STATE
-    variance = state.var((0, 1), correction=0)
-    error = (inferred.get(key) - state).square().mean((0, 1))
-    varies = variance > 1e-8
-    return float((error[varies] / variance[varies]).mean())
+    error = relative_error(inferred.get(key), state, data.get(keys.ACTIVE_MASK, None))
+    return math.nan if error is None else error
