@@ -25,8 +25,15 @@ key                                     shape                 meaning (symbol in
 ``("agents", "episode_reward")``        ``[*B, n, 1]``        return of the episode so far
 ``"state"``                             ``[*B, d_s]``         true global state; read in training only (s_t)
 ``("agents", "target_state")``          ``[*B, n, d_t]``      what an agent may infer instead of the state
+``("agents", "actor_hidden")``          ``[*B, n, h]``        memory of a recurrent actor before the step
+``"critic_hidden"``                     ``[*B, h]``           that of a recurrent critic, one a team; of a critic with
+                                                              inputs of each agent ``("agents", "critic_hidden")``
 ``"time"``                              ``[*B, 1]``           share of the time limit that has passed, 0 to 1
 ``"success"``                           ``[*B, 1]``           True where the task is solved, if the task defines it
+``"crashed"``                           ``[*B, 1]``           True where the simulator crashed in the step (SMAC)
+``"crashes"``                           ``[*B, 1]``           how often it has crashed so far
+``"engine_memory"``                     ``[*B, 1]``           what its processes hold, MB, measured at resets
+``"valid"``                             ``[*B, 1]``           False on the steps of an episode that a crash ended
 ``"done", "terminated", "truncated"``   ``[*B, 1]``           TorchRL's; a time limit is ``truncated``
 ======================================  ====================  =====================================================
 """
@@ -53,6 +60,9 @@ VALUE_TARGET = (AGENTS, "value_target")
 REWARD = (AGENTS, "reward")
 EPISODE_REWARD = (AGENTS, "episode_reward")
 TARGET_STATE = (AGENTS, "target_state")
+ACTOR_HIDDEN = (AGENTS, "actor_hidden")
+CRITIC_HIDDEN = (AGENTS, "critic_hidden")
+TEAM_CRITIC_HIDDEN = "critic_hidden"
 STATE = "state"
 TIME = "time"
 SUCCESS = "success"
@@ -60,3 +70,7 @@ DONE = "done"
 TERMINATED = "terminated"
 TRUNCATED = "truncated"
 STEP_COUNT = "step_count"
+CRASHED = "crashed"
+CRASHES = "crashes"
+ENGINE_MEMORY = "engine_memory"
+VALID = "valid"

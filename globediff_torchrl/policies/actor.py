@@ -19,38 +19,37 @@ from torchrl.modules import MaskedCategorical, TanhNormal
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.policies.ego_view import READS, EgoView
-from globediff_torchrl.policies.networks import Head, join, make_trunk, orthogonal
+from globediff_torchrl.policies.networks import Network, make_trunk, orthogonal
+from globediff_torchrl.policies.recurrent import make_head
 
 LOGITS = (keys.AGENTS, "logits")
 LOC = (keys.AGENTS, "loc")
 SCALE = (keys.AGENTS, "scale")
 
 
-class _CategoricalHead(nn.Module):
+class _CategoricalHead(Network):
     """Features of the agents to logits ``[*B, n, A]``."""
 
     def __init__(self, agents: int, trunk: nn.Sequential, features: int, actions: int, gain: float) -> None:
-        super().__init__()
-        self.agents, self.trunk = agents, trunk
+        super().__init__(agents, trunk)
         self.head = orthogonal(nn.Linear(features, actions), gain)
 
-    def forward(self, *features: Tensor) -> Tensor:
-        return self.head(self.trunk(join(features, self.agents)))
+    def decode(self, encoded: Tensor) -> Tensor:
+        return self.head(encoded)
 
 
-class _GaussianHead(nn.Module):
+class _GaussianHead(Network):
     """Features of the agents to location and scale ``[*B, n, d_a]``; the scale does not depend on the state."""
 
     def __init__(
         self, agents: int, trunk: nn.Sequential, features: int, actions: int, gain: float, scale: float
     ) -> None:
-        super().__init__()
-        self.agents, self.trunk = agents, trunk
+        super().__init__(agents, trunk)
         self.head = orthogonal(nn.Linear(features, actions), gain)
         self.log_scale = nn.Parameter(torch.full((actions,), scale).log())
 
-    def forward(self, *features: Tensor) -> tuple[Tensor, Tensor]:
-        loc = self.head(self.trunk(join(features, self.agents)))
+    def decode(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        loc = self.head(encoded)
         return loc, self.log_scale.clamp(-5, 2).exp().expand_as(loc)
 
 
@@ -76,6 +75,7 @@ def make_actor(
     activation: str = "tanh",
     layer_norm: bool = False,
     input_norm: str = "running",
+    recurrent: str = "none",
     gain: float = 0.01,
     scale_init: float = 1.5,
 ) -> ProbabilisticTensorDictSequential:
@@ -98,6 +98,9 @@ def make_actor(
         reads: ``"sample" | "samples" | "mean" | "blend" | "mean_sample" | "mean_spread"``, ``None`` for an actor
             without an inferred state, or ``"auto"``: ``"blend"`` where the state model gives it, else ``"sample"``.
         view: ``"relative" | "absolute" | "auto"``, see :class:`EgoView`.
+        recurrent: ``"none"``, or ``"gru"``: a GRU and a LayerNorm behind the hidden layers, as wide as the last of
+            them. Its hidden state is ``("agents", "actor_hidden") [*B, n, h]``, which the environment carries from step
+            to step: see :func:`~globediff_torchrl.policies.recurrent.add_memory`.
         gain: orthogonal gain of the last layer (.01 in MAPPO's reference: the first policy is near uniform).
         scale_init: first standard deviation of a continuous action before the tanh. 1.5 makes the first actions nearly
             uniform over the bounds: agents that move little in a step explore far too little with less.
@@ -137,11 +140,11 @@ def make_actor(
     spec = env.full_action_spec[keys.ACTION]
     if isinstance(spec, Categorical):
         head = _CategoricalHead(agents, trunk, features, spec.space.n, gain)
-        modules.append(Head(head, in_keys=in_keys, out_keys=[LOGITS]))
+        modules.append(make_head(head, features, recurrent, in_keys, [LOGITS], keys.ACTOR_HIDDEN))
         modules.append(_categorical(env))
     else:
         head = _GaussianHead(agents, trunk, features, spec.shape[-1], gain, scale_init)
-        modules.append(Head(head, in_keys=in_keys, out_keys=[LOC, SCALE]))
+        modules.append(make_head(head, features, recurrent, in_keys, [LOC, SCALE], keys.ACTOR_HIDDEN))
         modules.append(_tanh_normal(spec))
     return ProbabilisticTensorDictSequential(*modules)
 

@@ -5,30 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tensordict import NestedKey
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.envs import EnvBase
 from torchrl.modules import ValueNorm
 
 from globediff_torchrl import keys
 from globediff_torchrl.policies.actor import _feature_size
-from globediff_torchrl.policies.networks import Head, join, make_trunk, orthogonal
+from globediff_torchrl.policies.networks import Network, make_trunk, orthogonal
+from globediff_torchrl.policies.recurrent import make_head
 
 
-class _ValueHead(nn.Module):
+class _ValueHead(Network):
     """``V = mu + sigma v``: the network regresses normalised returns, the value is in units of the return."""
 
     def __init__(
         self, agents: int, trunk: nn.Sequential, features: int, value_norm: ValueNorm | None, team_wide: bool
     ) -> None:
-        super().__init__()
-        self.agents, self.trunk, self.team_wide = agents, trunk, team_wide
+        super().__init__(agents, trunk)
+        self.team_wide = team_wide
         self.head = orthogonal(nn.Linear(features, 1), 1.0)
         # in a tuple, so that it is no submodule: the loss owns the norm, updates it, and saves it
         self._value_norm = (value_norm,)
 
-    def forward(self, *features: Tensor) -> Tensor:
-        value = self.head(self.trunk(join(features, self.agents)))
+    def decode(self, encoded: Tensor) -> Tensor:
+        value = self.head(encoded)
         if self.team_wide:
             value = value.unsqueeze(-2).expand(*value.shape[:-1], self.agents, 1)
         norm = self._value_norm[0]
@@ -44,7 +45,8 @@ def make_critic(
     activation: str = "tanh",
     layer_norm: bool = False,
     input_norm: str = "running",
-) -> TensorDictModule:
+    recurrent: str = "none",
+) -> TensorDictModuleBase:
     """The critic V(s).
 
     Reads:
@@ -59,11 +61,16 @@ def make_critic(
         value_norm: the running normaliser that is also given to ``MAPPOLoss``. The network then outputs normalised
             values, as the head of MAPPO's reference does, and the module the true ones. ``MAPPOLoss`` alone would
             normalise a raw output: returns of 0 to 20 are fitted three times more slowly that way.
+        recurrent: ``"none"`` or ``"gru"``, as for the actor. The hidden state is ``"critic_hidden" [*B, h]`` with
+            team-wide inputs, else ``("agents", "critic_hidden") [*B, n, h]``; no environment carries it, the training
+            does.
     """
     agents = env.task.n_agents
     in_keys = [tuple(key) if not isinstance(key, str) else key for key in inputs]
     size = sum(_feature_size(env, key) for key in in_keys)
     trunk = make_trunk(size, hidden_sizes, activation=activation, layer_norm=layer_norm, input_norm=input_norm)
     team_wide = all(isinstance(key, str) for key in in_keys)
-    head = _ValueHead(agents, trunk, hidden_sizes[-1] if len(hidden_sizes) else size, value_norm, team_wide)
-    return Head(head, in_keys=in_keys, out_keys=[keys.STATE_VALUE])
+    features = hidden_sizes[-1] if len(hidden_sizes) else size
+    network = _ValueHead(agents, trunk, features, value_norm, team_wide)
+    hidden_key = keys.TEAM_CRITIC_HIDDEN if team_wide else keys.CRITIC_HIDDEN
+    return make_head(network, features, recurrent, in_keys, [keys.STATE_VALUE], hidden_key)

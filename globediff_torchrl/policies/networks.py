@@ -107,6 +107,30 @@ def make_trunk(
     return nn.Sequential(*layers)
 
 
+class Network(nn.Module):
+    """A trunk over the joined features of the agents, and a head on it: ``decode(encode(*features))``.
+
+    Args:
+        agents: number of agents ``n``.
+        trunk: see :func:`make_trunk`.
+    """
+
+    def __init__(self, agents: int, trunk: nn.Sequential) -> None:
+        super().__init__()
+        self.agents, self.trunk = agents, trunk
+
+    def encode(self, *features: Tensor) -> Tensor:
+        """``[*B, n, d]`` and ``[*B, d]`` features to ``[*B, n, f]``, or ``[*B, f]`` where none has an agent dim."""
+        return self.trunk(join(features, self.agents))
+
+    def decode(self, encoded: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """What the network answers from ``[*B, n, f]``."""
+        raise NotImplementedError
+
+    def forward(self, *features: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.decode(self.encode(*features))
+
+
 class Head(TensorDictModule):
     """A TensorDictModule whose network returns tensors, and nothing to be converted.
 

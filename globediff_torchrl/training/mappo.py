@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
-from torchrl.modules import PopArtValueNorm, ValueNorm
+from torchrl.modules import PopArtValueNorm, ValueNorm, set_recurrent_mode
 from torchrl.objectives import ValueEstimators
 from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl.trainers import Trainer
@@ -17,11 +17,12 @@ from torchrl.trainers.trainers import OptimizationStepper, TrainerHookBase
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import TrainingError, UserError
+from globediff_torchrl.policies.recurrent import hidden_before, memories
 
 
 def make_loss(
     actor: ProbabilisticTensorDictSequential,
-    critic: TensorDictModule,
+    critic: TensorDictModuleBase,
     value_norm: ValueNorm | None,
     *,
     gamma: float,
@@ -60,6 +61,8 @@ def make_loss(
     )
     loss.loss_mask_key = keys.ACTIVE_MASK
     loss.make_value_estimator(ValueEstimators.MAGAE, gamma=gamma, lmbda=lmbda, deactivate_vmap=True)
+    if any(memories(critic)):
+        loss.value_estimator.value_network = None  # RecurrentAdvantages gives it the values at both ends of each step
     return loss
 
 
@@ -81,6 +84,8 @@ class BatchValueNorm(PopArtValueNorm):
 def normalize(advantage: torch.Tensor, active: torch.Tensor | None) -> torch.Tensor:
     """Standardises ``[*B, n, 1]`` over the whole batch and all agents, by the statistics of the living ones."""
     chosen = advantage if active is None else advantage[active.expand_as(advantage)]
+    if not chosen.numel():  # every episode of it has crashed: no update will read it
+        return torch.zeros_like(advantage)
     return (advantage - chosen.mean()) / chosen.std().clamp(min=1e-5)
 
 
@@ -102,7 +107,8 @@ class Advantages(TrainerHookBase):
         if isinstance(self.loss.value_norm, BatchValueNorm):
             target = batch.get(keys.VALUE_TARGET)
             target = target if active is None else target[active].unsqueeze(-1)
-            self.loss.value_norm.observe(target)
+            if len(target):
+                self.loss.value_norm.observe(target)
         return batch.set(keys.ADVANTAGE, normalize(batch.get(keys.ADVANTAGE), active))
 
     def register(self, trainer: Trainer, name: str = "advantages") -> None:
@@ -113,7 +119,8 @@ class TrueInferences(TrainerHookBase):
     """``update_input=true``: the policy update reads the true state where the rollout read the inferred one.
 
     That is the paper's Sec. 4.3. The probability ratio would then not be 1 before the first update, so the stored
-    log-probability is replaced by that of the stored action under the true state, once a batch.
+    log-probability is replaced by that of the stored action under the true state, once a batch; so are the hidden
+    states of a recurrent actor, which are those of what the rollout read.
     """
 
     def __init__(self, actor: ProbabilisticTensorDictSequential, target: NestedKey = keys.STATE) -> None:
@@ -128,7 +135,10 @@ class TrueInferences(TrainerHookBase):
             truth = state if state.ndim > batch.ndim + 1 else state.unsqueeze(-2)  # the same for all agents
             truth = truth.unsqueeze(-2) if key == keys.HYPOTHESES else truth
             batch.set(key, truth.expand_as(batch.get(key)).contiguous())
-        distribution = self.actor.get_dist(batch)
+        with set_recurrent_mode(True):  # in the order of time, where there is a memory
+            distribution = self.actor.get_dist(batch)
+        for head in memories(self.actor):
+            batch.set(head.hidden_key, hidden_before(batch, head))
         return batch.set(keys.ACTION_LOG_PROB, distribution.log_prob(batch.get(keys.ACTION)))
 
     def register(self, trainer: Trainer, name: str = "true_inferences") -> None:
@@ -147,10 +157,12 @@ class Minibatches(TrainerHookBase):
         UserError: the frames do not divide into them.
     """
 
+    unit = "frames"
+
     def __init__(self, loss: MAPPOLoss, frames: int, minibatches: int) -> None:
         if frames % minibatches:
             raise UserError(
-                f"a batch of {frames} frames does not divide into training.minibatches={minibatches} equal parts; "
+                f"a batch of {frames} {self.unit} does not divide into training.minibatches={minibatches} equal parts; "
                 f"choose a divisor, e.g. {next(count for count in range(minibatches, 0, -1) if frames % count == 0)}."
             )
         self.keys = [
@@ -208,6 +220,9 @@ class MAPPOStepper(OptimizationStepper):
         passed = (trainer.collected_frames - self.frames_per_batch) / self.total_frames
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * (1 + (self.final_lr - 1) * min(passed, 1.0))
+        active = sub_batch.get(keys.ACTIVE_MASK, None)
+        if active is not None and not active.any():  # nobody lives in it, or every episode of it has crashed
+            return TensorDict()
         losses = trainer.compute_loss(sub_batch)
         total = sum(value for name, value in losses.items() if name.startswith("loss_"))
         total.backward()
