@@ -4,6 +4,7 @@ from globediff_torchrl.envs.auxiliary import AuxObservation, JointObservation, O
 from globediff_torchrl.envs.factory import available_envs, make_env, wrap_env
 from globediff_torchrl.envs.layout import Feature, FeatureLayout
 from globediff_torchrl.envs.snapshot import (
+    can_be_saved,
     load_simulator_state,
     preserve_vmas_rng,
     set_vmas_rng_state,
@@ -26,6 +27,7 @@ __all__ = [
     "Task",
     "TimeFraction",
     "available_envs",
+    "can_be_saved",
     "describe_hidden",
     "load_simulator_state",
     "make_env",

@@ -8,7 +8,7 @@ import torch
 from torchrl.envs import Compose, EnvBase, RenameTransform, RewardSum, StepCounter, TransformedEnv
 
 from globediff_torchrl.envs.auxiliary import AuxObservation
-from globediff_torchrl.envs.families import FAMILIES, available_envs
+from globediff_torchrl.envs.families import FAMILIES, available_envs, check_name  # noqa: F401
 from globediff_torchrl.envs.hiding import resolve_hidden
 from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.envs.task import AUX_KINDS, Task
@@ -41,32 +41,37 @@ def make_env(
     """An environment with the keys of :mod:`globediff_torchrl.keys` and a :class:`Task` at ``env.task``.
 
     Args:
-        name: ``"vmas/<preset or stock scenario>"`` or ``"smax/<scenario>"``, one of :func:`available_envs`.
-        num_envs: how many environments are simulated at once, ``B``.
+        name: ``"vmas/<preset or stock scenario>"``, ``"smax/<scenario>"``, ``"smac/<SMACv1's map>"`` or
+            ``"smacv2/<race>_<n>_vs_<m>"`` (zerg, protoss or terran, any n and m); :func:`available_envs` lists them.
+        num_envs: how many environments are simulated at once, ``B``; in SMAC each has a process and a StarCraft II of
+            its own.
         aux: what x is: ``"history"`` (Eq. 1), ``"joint"`` (Eq. 2), ``"joint_history"``, None for no x; by default the
-            preset's, elsewhere the history.
+            preset's, of SMACv2's maps the joint observation, elsewhere the history.
         hide: patterns over the observation's feature names, e.g. ``["target.offset"]`` or ``["agent_0.line.*"]``;
-            by default the preset's, for VMAS's stock scenarios none, in SMAX each enemy's health and type; None hides
-            nothing.
+            by default the preset's, for VMAS's stock scenarios none, in SMAX and SMAC each enemy's health, shield and
+            type; None hides nothing.
         history: m of Eq. 1, how many earlier frames.
         seed: of the simulator; None leaves VMAS's random stream as it is.
         device: of the simulator.
         max_steps: time limit; ends an episode as ``truncated``. By default the preset's, for VMAS's stock scenarios
-            100, in SMAX 101; None for no limit.
+            100, in SMAX 101, in SMAC the map's; None for no limit.
         kwargs: of the family. VMAS: ``continuous_actions`` (True; otherwise categorical ones), and keyword arguments
             of the scenario, which go before the preset's. SMAX: those of :class:`~globediff_torchrl.envs.smax.SmaxEnv`:
-            ``sight_range``, ``enemy_types``, ``state_target``, ...
+            ``sight_range``, ``enemy_types``, ``state_target``, ... SMAC: those of
+            :class:`~globediff_torchrl.envs.smac.SmacEnv` (``configuration``, ``behaviour``, ``sight_range``, ...), of
+            :class:`~globediff_torchrl.envs.guard.GuardedEnv` (``step_timeout``, ``reset_timeout``, ``retries``,
+            ``restart_every``), and of smacv2's ``StarCraft2Env``.
 
     Raises:
-        UserError: for unknown names (the message lists the known ones) and scenarios that cannot be served.
+        UserError: for unknown names (the message lists the known ones), scenarios that cannot be served, and what is
+            not installed.
 
     Example:
         >>> env = make_env("vmas/hunt", num_envs=32, seed=0)
         >>> env.rollout(60, break_when_any_done=False)["agents", "aux_observation"].shape
         torch.Size([32, 60, 2, 58])
     """
-    if name not in available_envs():
-        raise unknown("environment", name, available_envs())
+    check_name(name)
     check_count("num_envs", num_envs, "32 is the default")
     if max_steps is not None and max_steps != "default":
         check_count("max_steps", max_steps, "leave it away for the preset's, None is no limit")

@@ -5,25 +5,47 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 import vmas
 from torchrl.envs import EnvBase
 
-from globediff_torchrl.envs import smax_layouts
+from globediff_torchrl.envs import smac_maps, smax_layouts
+from globediff_torchrl.envs.guard import GuardedEnv
+from globediff_torchrl.envs.parallel import parallel_env
 from globediff_torchrl.envs.presets import PRESETS, Preset
+from globediff_torchrl.envs.smac import SmacEnv
+from globediff_torchrl.envs.smac_layouts import hidden_by_default
 from globediff_torchrl.envs.smax import SmaxEnv
 from globediff_torchrl.envs.vmas import StateVmasEnv
-from globediff_torchrl.errors import UserError
+from globediff_torchrl.errors import UserError, unknown
 
 STOCK_MAX_STEPS = 100
 
 
 def available_envs() -> list[str]:
-    """Every name that :func:`make_env` takes: our presets first, then VMAS's own scenarios, then SMAX's."""
+    """The names that :func:`make_env` takes: our presets, VMAS's own scenarios, SMAX's, SMAC's, SMACv2's.
+
+    Of SMACv2 the published ones; ``"smacv2/<race>_<n>_vs_<m>"`` is taken for any n and m.
+    """
     stock = vmas.scenarios + vmas.mpe_scenarios + vmas.debug_scenarios
     names = [f"vmas/{name}" for name in [*PRESETS, *sorted(stock)]]
-    return names + [f"smax/{name}" for name in smax_layouts.SCENARIOS]
+    names += [f"smax/{name}" for name in smax_layouts.SCENARIOS]
+    names += [f"smac/{name}" for name in smac_maps.SMACV1_MAPS]
+    return names + [f"smacv2/{name}" for name in smac_maps.SMACV2_MAPS]
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that :func:`make_env` does not take.
+
+    Raises:
+        UserError: the message lists the known ones.
+    """
+    family, _, short = str(name).partition("/")
+    if name not in available_envs() and not (family == "smacv2" and smac_maps.is_generated(short)):
+        raise unknown("environment", name, available_envs())
 
 
 @dataclass(frozen=True)
@@ -76,4 +98,48 @@ def _smax_base(short: str, max_steps: int | str | None, **kwargs) -> Base:
     return Base(env, "history", smax_layouts.HIDDEN, limit, description, ends_early=True)
 
 
-FAMILIES: dict[str, Callable[..., Base]] = {"vmas": _vmas_base, "smax": _smax_base}
+GUARD = ("step_timeout", "reset_timeout", "retries", "restart_every")
+
+
+def _smac_base(
+    short: str,
+    max_steps: int | str | None,
+    *,
+    num_envs: int,
+    seed: int | None,
+    device: torch.device | str,
+    **kwargs,
+) -> Base:
+    guard = {name: kwargs.pop(name) for name in GUARD if name in kwargs}
+    battle = partial(SmacEnv, short, max_steps=max_steps, **kwargs)
+    one = battle(seed=None)  # launches nothing: for its sizes and names
+    seeds = [None] * num_envs
+    if seed is not None:  # far apart: the battles of seed 0 and of seed 1 have no engine's seed in common
+        seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(num_envs) // 2]
+    env = parallel_env(partial(_guarded, battle, guard), num_envs, seeds)
+    if torch.device(device) != env.device:
+        env = env.to(device)
+    env.state_layout, env.observation_layout, env.own_time_limit = one.state_layout, one.observation_layout, True
+    env.says, env.target_layout = one.says, None
+    sides = one.state_layout.entities
+    allies = sum(entity.startswith("ally_") for entity in sides)
+    enemies = sum(entity.startswith("enemy_") for entity in sides)
+    description = ", ".join([f"a battle of {allies} against {enemies} units", *one.says])
+    hidden = hidden_by_default(one.observation_layout)
+    one.close()
+    # the paper's: Eq. 1 on SMACv1's maps, Eq. 2 on SMACv2's
+    aux = "joint" if smac_maps.is_generated(short) else "history"
+    return Base(env, aux, hidden, one.max_steps, description, ends_early=True)
+
+
+def _guarded(battle: Callable[..., SmacEnv], guard: dict, seed: int | None = None) -> GuardedEnv:
+    """At the top level of a module, so that it can be sent to a worker process."""
+    return GuardedEnv(partial(battle, seed=seed), seed=seed, **guard)
+
+
+FAMILIES: dict[str, Callable[..., Base]] = {
+    "vmas": _vmas_base,
+    "smax": _smax_base,
+    "smac": _smac_base,
+    "smacv2": _smac_base,
+}

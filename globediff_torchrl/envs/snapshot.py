@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchrl.envs import EnvBase
+from torchrl.envs import EnvBase, TransformedEnv
 from vmas.simulator.environment import Environment
 
 from globediff_torchrl.errors import UserError
@@ -94,6 +94,12 @@ _LEAVES = (str, bytes, int, float, complex, bool, type(None), type, Enum, Functi
 _TRANSFORMS = "transform"
 
 
+def can_be_saved(env: EnvBase) -> bool:
+    """Whether :func:`simulator_state` can take a copy: not of StarCraft II, which runs in processes of its own."""
+    base = _innermost(env)
+    return hasattr(type(base), "simulator_tensors") or isinstance(vars(base).get("_env"), Environment)
+
+
 def simulator_state(env: EnvBase) -> dict[str, Tensor]:
     """Copies of all tensors of a simulator and of its transforms' memories, by the path that leads to them.
 
@@ -150,7 +156,7 @@ def load_simulator_state(env: EnvBase, state: dict[str, Tensor]) -> None:
 
 
 def _innermost(env: EnvBase) -> EnvBase:
-    while hasattr(env, "base_env"):
+    while isinstance(env, TransformedEnv):  # a ParallelEnv answers to every name, base_env too
         env = env.base_env
     return env
 

@@ -62,8 +62,11 @@ class Task:
 def describe_hidden(task: Task) -> str:
     """One line on what the team does not see; what a run prints."""
     hidden = ", ".join(_shortened(task)) or "no feature of the observation"
+    layout = task.observation_layout
+    count = len(layout.select([name.partition(".")[2] for name in task.hidden])) if task.hidden else 0
+    numbers = f" ({count} of the {layout.size} numbers of an observation)" if count else ""
     inferred = f" The state is inferred from x = {task.aux}." if task.aux else ""
-    return f"{task.name} hides {hidden}.{inferred}"
+    return f"{task.name} hides {hidden}{numbers}.{inferred}"
 
 
 def _shortened(task: Task) -> list[str]:

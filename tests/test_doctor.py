@@ -1,0 +1,141 @@
+"""The doctor: it works on a machine with nothing, finds what is there, and its exit code says what was asked for."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from globediff_torchrl import doctor
+from globediff_torchrl.envs import processes
+
+SCRIPT = doctor.__file__
+
+
+def report(capsys, *arguments):
+    code = doctor.main([*arguments])
+    return code, capsys.readouterr().out.splitlines()
+
+
+def lines_with(lines, *words):
+    return [line for line in lines if all(word in line for word in words)]
+
+
+@pytest.fixture
+def no_game(monkeypatch, tmp_path):
+    monkeypatch.setenv("SC2PATH", str(tmp_path / "nowhere"))
+
+
+@pytest.fixture
+def game(monkeypatch, tmp_path):
+    """A folder that looks like StarCraft II's, with an engine that is none."""
+    engine = tmp_path / "Versions" / "Base75689" / "SC2_x64"
+    engine.parent.mkdir(parents=True)
+    engine.write_text("#!/bin/sh\n")
+    engine.chmod(0o755)
+    maps = tmp_path / "Maps" / "SMAC_Maps"
+    maps.mkdir(parents=True)
+    from globediff_torchrl.envs.smac_maps import SMACV1_MAPS
+
+    for name in (*SMACV1_MAPS, "32x32_flat"):
+        (maps / f"{name}.SC2Map").touch()
+    monkeypatch.setenv("SC2PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_without_starcraft_it_ends_well_says_what_is_missing_and_offers_a_fix(no_game, capsys):
+    code, lines = report(capsys, "--launch", "none")
+    assert code == 0
+    assert lines_with(lines, "missing", "no folder", "nowhere", "->")
+    assert lines[-3:-1] == ["VMAS: ready", lines[-2]] and lines[-1].startswith("SMAC and SMACv2: not ready")
+    assert len(lines) <= 40
+    assert all("->" in line for line in lines if line.startswith("missing"))
+
+
+def test_what_is_required_and_missing_makes_the_exit_code_one(no_game, capsys):
+    assert report(capsys, "--launch", "none", "--require", "smac")[0] == 1
+    assert report(capsys, "--launch", "none", "--require", "vmas")[0] == 0
+
+
+def test_a_whole_game_folder_is_recognised(game, capsys):
+    lines = report(capsys, "--launch", "none")[1]
+    assert lines_with(lines, "ok ", "builds 75689")
+    assert lines_with(lines, "ok ", "23 maps")
+
+
+def test_missing_maps_are_named(game, capsys):
+    for name in ("MMM2", "32x32_flat"):
+        (game / "Maps" / "SMAC_Maps" / f"{name}.SC2Map").unlink()
+    assert lines_with(report(capsys, "--launch", "none")[1], "missing", "maps MMM2, 32x32_flat ->")
+
+
+@pytest.mark.parametrize(
+    ("build", "mode", "state", "says"),
+    [
+        ("Base75689", 0o644, "missing", "chmod +x"),
+        ("Base50000", 0o755, "missing", "55958"),
+        ("Base90136", 0o755, "warning", "75689"),
+    ],
+)
+def test_an_engine_that_will_not_do_is_told(game, capsys, build, mode, state, says):
+    base = (game / "Versions" / "Base75689").rename(game / "Versions" / build)
+    (base / "SC2_x64").chmod(mode)
+    assert lines_with(report(capsys, "--launch", "none")[1], state, says)
+
+
+def test_another_version_than_the_tested_one_is_a_warning(monkeypatch, no_game, capsys):
+    monkeypatch.setattr(doctor, "pins", lambda: {"torch": "1.0"})
+    code, lines = report(capsys, "--launch", "none")
+    assert code == 0 and lines_with(lines, "warning", "torch", "tested with 1.0")
+
+
+def test_it_runs_ten_steps_and_tells_of_a_launch_that_fails(no_game, capsys):
+    code, lines = report(capsys, "--launch", "3m")
+    assert code == 1
+    assert lines_with(lines, "ok ", "vmas/hunt runs: ten steps")
+    assert lines_with(lines, "missing", "smac/3m does not run")
+
+
+def test_engines_left_behind_are_named_with_the_command_that_ends_them(monkeypatch, no_game, capsys):
+    monkeypatch.setattr(processes, "engines", lambda: [(4711, 1), (4712, 99)])
+    lines = report(capsys, "--launch", "none")[1]
+    assert lines_with(lines, "warning", "1 engines", "kill 4711") and not lines_with(lines, "4712")
+
+
+def test_a_running_engine_is_found_by_its_name(tmp_path):
+    engine = tmp_path / "SC2_x64"
+    engine.symlink_to("/bin/sleep")
+    process = subprocess.Popen([str(engine), "1000"])
+    try:
+        assert (process.pid, os.getpid()) in processes.engines()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_without_torch_it_says_so_within_seconds_and_fails(tmp_path):
+    """The file is run by itself, in a python that finds no torch, vmas, jax or pysc2."""
+    blocked = tmp_path / "sitecustomize.py"
+    blocked.write_text(
+        "import sys, importlib.abc\n"
+        "import importlib.util\n"
+        "find = importlib.util.find_spec\n"
+        "names = ('torch', 'torchrl', 'tensordict', 'vmas', 'jax', 'jaxmarl', 'pysc2', 's2clientprotocol', 'smacv2')\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name.split('.')[0] in names else find(name, *rest)\n"
+        "class Block(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in names: raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SC2PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    assert "missing  python package torch -> pip install" in done.stdout
+    assert "VMAS: not ready, 4 missing" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_the_console_script_names_a_function_that_is_there():
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert 'globediff-doctor = "globediff_torchrl.doctor:main"' in text and callable(doctor.main)
