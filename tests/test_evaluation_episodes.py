@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -181,3 +183,44 @@ def test_what_is_inferred_for_the_dead_is_no_error():
     inferred = torch.where(alive, state.unsqueeze(2), 100.0)
     team = TensorDict({"inferred_state": inferred, "active_mask": alive}, (1, 50, 2))
     assert state_errors(TensorDict({"state": state, "agents": team}, (1, 50))) == {"state_error_sample": 0.0}
+
+
+class Recorded:
+    """Stands for an environment: plays back one rollout for each seed."""
+
+    task = SimpleNamespace(target_key="state")
+
+    def __init__(self, rollouts):
+        self.rollouts = rollouts
+
+    def set_seed(self, seed):
+        self.seed = seed
+
+    def rollout(self, max_steps, policy, break_when_any_done):
+        return self.rollouts[self.seed]
+
+
+def played(returns, crashed):
+    """Episodes of two steps; those that crashed had inferred nonsense."""
+    b = len(returns)
+    last = torch.tensor([False, True]).expand(b, 2).unsqueeze(-1)
+    gone = torch.tensor(crashed).reshape(b, 1, 1)
+    rewards = torch.tensor(returns).reshape(b, 1, 1, 1).expand(b, 2, 1, 1)
+    after = {"done": last, "crashed": last & gone, "agents": TensorDict({"episode_reward": rewards}, (b, 2))}
+    state = torch.arange(2.0 * b).reshape(b, 2, 1)
+    inferred = TensorDict({"inferred_state": (state + 1e3 * gone).unsqueeze(-2)}, (b, 2, 1))
+    return TensorDict({"next": TensorDict(after, (b, 2)), "state": state, "agents": inferred}, (b, 2))
+
+
+def test_rounds_are_one_set_of_episodes_and_those_that_crashed_are_in_no_mean():
+    env = Recorded({5: played([1.0, 100.0], [False, True]), 6: played([2.0, 3.0], [False, False])})
+    results = evaluate(env, None, seed=5, max_steps=2, modes=("stochastic",), rounds=2)
+    assert results["stochastic/return"] == pytest.approx(2.0)
+    assert results["stochastic/return_sem"] == pytest.approx(3**-0.5)
+    assert results["stochastic/crashed"] == 0.25
+    assert results["stochastic/state_error_sample"] == 0.0
+
+
+def test_where_every_episode_crashed_there_is_no_return():
+    env = Recorded({0: played([1.0, 2.0], [True, True])})
+    assert evaluate(env, None, seed=0, max_steps=2, modes=("stochastic",)) == {"stochastic/crashed": 1.0}

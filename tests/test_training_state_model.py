@@ -83,6 +83,15 @@ def test_the_cadence_goes_on_after_a_resume():
     assert hooks[1].fitter.steps == 1 and hooks[1].updates == 2
 
 
+def test_what_a_crash_ended_is_neither_an_episode_nor_data():
+    batch = batch_of([False, True, False, True, True])
+    batch["valid"] = torch.tensor([1, 1, 0, 0, 1], dtype=torch.bool).reshape(1, 5, 1)
+    hook = StateModelUpdate(Counter(), Sink(), every=5, steps=1, batch_size=8, lr=1e-3, per_team=False)
+    hook.extend(batch)
+    assert hook.waiting == 2
+    assert torch.equal(hook.replay_buffer.pairs[0]["state"], batch["state"][0, [0, 1, 4]])
+
+
 @pytest.mark.parametrize(("per_team", "agents"), [(False, 2), (True, 1)])
 def test_pairs_take_each_agents_own_target_and_leave_the_state(per_team, agents):
     batch = batch_of([False] * 4)

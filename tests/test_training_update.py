@@ -281,3 +281,18 @@ def test_active_agents_change_the_loss(skirmish):
     with torch.no_grad():
         living = loss(corrupted(batch, batch[k.ACTIVE_MASK]))
         assert not torch.allclose(living["loss_objective"], loss(batch)["loss_objective"])
+
+
+# ------------------------------------------------------------------------------------------------------------- crashes
+def test_a_batch_in_which_every_episode_crashed_changes_neither_weights_nor_value_norm(fast_trainer):
+    trainer = fast_trainer("mappo", iterations=2)
+    before = {name: value.clone() for name, value in trainer.loss_module.state_dict().items()}
+
+    def crash(batch):
+        return batch.set(k.ACTIVE_MASK, torch.zeros_like(batch[k.ACTIVE_MASK]))
+
+    trainer._batch_process_ops.insert(0, (crash, {}))
+    trainer.train()
+    for name, value in trainer.loss_module.state_dict().items():
+        if "trunk.0" not in name:  # the running statistics of the inputs
+            assert torch.equal(value, before[name]), name

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import torch
 from tensordict import NestedKey, TensorDictBase
+from torch import nn
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl import keys
 from globediff_torchrl.envs import preserve_vmas_rng
+from globediff_torchrl.envs.crashed import crashed_steps
+from globediff_torchrl.policies import add_memory
 
 MODES = {"deterministic": ExplorationType.DETERMINISTIC, "stochastic": ExplorationType.RANDOM}
 
@@ -40,11 +44,13 @@ def relative_error(inferred: torch.Tensor, state: torch.Tensor, active: torch.Te
         active: ``[M, n, 1]``: the rows of dead agents do not count; None for all alive.
 
     Returns:
-        the error as a share of the mean predictor's, None where no dimension varies.
+        the error as a share of the mean predictor's, None where nothing varies.
     """
     state = state.expand_as(inferred)
     active = torch.ones_like(state[..., :1], dtype=torch.bool) if active is None else active.expand_as(state[..., :1])
     state, inferred = state[active.squeeze(-1)], inferred[active.squeeze(-1)]
+    if not len(state):
+        return None
     variance = state.var(0, correction=0)
     varies = variance > 1e-8
     if not varies.any():
@@ -80,6 +86,14 @@ def state_errors(
     return errors
 
 
+def _counted(rollout: TensorDictBase) -> torch.Tensor:
+    """Mask ``[B, T]`` of the first episodes that no crash ended."""
+    mask = first_episodes(rollout)
+    if ("next", keys.CRASHED) in rollout.keys(True, True):
+        mask = mask & ~crashed_steps(rollout).squeeze(-1)
+    return mask
+
+
 @torch.no_grad()
 def run_episodes(
     env: EnvBase, policy: Callable[[TensorDictBase], TensorDictBase], mode: str, seed: int, max_steps: int
@@ -88,11 +102,13 @@ def run_episodes(
 
     Args:
         env: an environment that is used for evaluation alone.
-        policy: what chooses the actions.
+        policy: what chooses the actions; ``env`` is made to carry its memory, if it has one.
         mode: ``"deterministic"`` (the mode of the policy, a repeatable inference) or ``"stochastic"``.
         seed: seed of the environments and of the policy.
         max_steps: length of the rollout; the task's time limit, so that every environment ends an episode.
     """
+    if isinstance(policy, nn.Module):
+        add_memory(env, policy)
     with preserve_vmas_rng(), preserve_rng(seed), set_exploration_type(MODES[mode]):
         env.set_seed(seed)
         return env.rollout(max_steps, policy, break_when_any_done=False)
@@ -100,10 +116,14 @@ def run_episodes(
 
 def episode_metrics(rollout: TensorDictBase) -> dict[str, torch.Tensor]:
     """Per-episode results of the first episode of each environment: ``return`` (mean over agents), ``length``,
-    and ``success`` where the task defines it; each ``[B]``."""
+    and ``success`` where the task defines it; each ``[E]``, ``E`` = ``B`` without the episodes that ended in a crash
+    of the simulator."""
     mask = first_episodes(rollout)
     last = mask.long().sum(-1) - 1
     index = (torch.arange(len(last)), last)
+    if ("next", keys.CRASHED) in rollout.keys(True, True):
+        whole = ~rollout.get(("next", keys.CRASHED))[index].squeeze(-1)
+        index, last = (index[0][whole], last[whole]), last[whole]
     metrics = {
         "return": rollout.get(("next", *keys.EPISODE_REWARD))[index].mean((-1, -2)),
         "length": (last + 1).float(),
@@ -120,22 +140,42 @@ def evaluate(
     seed: int,
     max_steps: int,
     modes: tuple[str, ...] = ("deterministic", "stochastic"),
+    rounds: int = 1,
 ) -> dict[str, float]:
-    """Mean results over one episode of each environment of ``env``, for each mode.
+    """Mean results over one episode of each environment of ``env`` in each round, for each mode.
+
+    Args:
+        rounds: so many rollouts, each with its own seed from ``seed`` on: for simulators of which there are few.
+        env, policy, seed, max_steps: see :func:`run_episodes`.
+        modes: some of :data:`MODES`.
 
     Returns:
         ``<mode>/return``, ``<mode>/return_sem`` (standard error of the mean over episodes), ``<mode>/success``,
-        and the errors of :func:`state_errors`.
+        and the errors of :func:`state_errors`; ``<mode>/crashed``, the share of episodes that a crash of the simulator
+        took out of all that, where there was one. Without the returns if all have crashed.
     """
-    results = {}
+    results: dict[str, float] = {}
     for mode in modes:
-        rollout = run_episodes(env, policy, mode, seed, max_steps)
-        metrics = episode_metrics(rollout)
-        returns = metrics["return"]
-        results[f"{mode}/return"] = float(returns.mean())
-        results[f"{mode}/return_sem"] = float(returns.std() / len(returns) ** 0.5) if len(returns) > 1 else 0.0
+        metrics, errors = defaultdict(list), defaultdict(list)
+        for extra in range(rounds):
+            rollout = run_episodes(env, policy, mode, seed + extra, max_steps)
+            for name, value in episode_metrics(rollout).items():
+                metrics[name].append(value)
+            for name, value in state_errors(rollout, _counted(rollout), env.task.target_key).items():
+                errors[name].append(value)
+        found = {name: torch.cat(values) for name, values in metrics.items()}
+        results |= {f"{mode}/{name}": value for name, value in _means(found, rounds * len(rollout)).items()}
+        results |= {f"{mode}/{name}": sum(values) / len(values) for name, values in errors.items()}
+    return results
+
+
+def _means(metrics: dict[str, torch.Tensor], episodes: int) -> dict[str, float]:
+    returns, results = metrics["return"], {}
+    if len(returns) < episodes:
+        results["crashed"] = 1 - len(returns) / episodes
+    if len(returns):
+        results["return"] = float(returns.mean())
+        results["return_sem"] = float(returns.std() / len(returns) ** 0.5) if len(returns) > 1 else 0.0
         if "success" in metrics:
-            results[f"{mode}/success"] = float(metrics["success"].mean())
-        for name, value in state_errors(rollout, first_episodes(rollout), env.task.target_key).items():
-            results[f"{mode}/{name}"] = value
+            results["success"] = float(metrics["success"].mean())
     return results

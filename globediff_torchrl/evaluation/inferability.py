@@ -61,9 +61,9 @@ def spread_over_error(samples: Tensor, truth: Tensor) -> float:
 def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> float:
     """Share of the truths that lie in the central interval of their samples, each dim by itself.
 
-    The interval's ends are the quantiles at ``p (S + 1)`` of the ordered samples (Weibull's positions): for exact
-    posterior samples of a continuous fact the share is then ``level`` for any S, not only for many. Where the fact has
-    values of positive probability (full health, a type) it is at least that.
+    The ends are the samples at ``p (S + 1)`` in order, and between two of them the share is interpolated: exact
+    posterior samples of a continuous fact then cover ``level`` for any S, not only for many. Where the fact has values
+    of positive probability (full health, a type) they cover at least that.
 
     Args:
         samples: ``[M, S, *d]``. truth: ``[M, *d]``. level: between 0 and 1.
@@ -72,18 +72,13 @@ def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> float:
         UserError: shapes that do not fit, or too few samples for the level.
     """
     _check(samples, truth)
-    count = samples.shape[1]
-    low, high = (_quantile(samples, p * (count + 1) - 1) for p in ((1 - level) / 2, (1 + level) / 2))
-    return float(((low <= truth) & (truth <= high)).double().mean())
-
-
-def _quantile(samples: Tensor, position: float) -> Tensor:
-    """The ordered samples at a position between 0 and S - 1, interpolated, ``[M, *d]``."""
-    last = samples.shape[1] - 1
-    if not 0 <= position <= last:
-        raise UserError(f"coverage expects more samples for this level, got {last + 1}: 19 are enough for 0.9.")
-    ordered, below = samples.sort(1).values, min(int(position), last - 1)
-    return torch.lerp(ordered[:, below], ordered[:, below + 1], position - below)
+    ordered, position = samples.sort(1).values, (1 - level) / 2 * (samples.shape[1] + 1) - 1
+    if position < -1e-9:  # 19 samples and a level of .9 are position 0, but for rounding
+        raise UserError(f"coverage expects more samples for this level, got {samples.shape[1]}: 19 do for 0.9.")
+    below = max(int(position + 1e-9), 0)
+    between = max(position - below, 0.0)
+    inside = [((ordered[:, i] <= truth) & (truth <= ordered[:, -1 - i])).double().mean() for i in (below, below + 1)]
+    return float(torch.lerp(*inside, between))
 
 
 def energy_score(samples: Tensor, truth: Tensor, chunk: int = 512) -> float:

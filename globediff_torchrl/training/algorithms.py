@@ -11,7 +11,6 @@ import torch
 from omegaconf import DictConfig
 from tensordict.nn import (
     ProbabilisticTensorDictSequential,
-    TensorDictModule,
     TensorDictModuleBase,
     TensorDictSequential,
 )
@@ -21,7 +20,7 @@ from torchrl.modules import ValueNorm
 from globediff_torchrl import keys
 from globediff_torchrl.envs import make_env
 from globediff_torchrl.errors import unknown
-from globediff_torchrl.policies import make_actor, make_critic
+from globediff_torchrl.policies import add_memory, make_actor, make_critic
 from globediff_torchrl.state_models import make_state_model
 from globediff_torchrl.training.config import as_dict
 from globediff_torchrl.training.mappo import BatchValueNorm
@@ -49,7 +48,7 @@ class Team:
 
     state_model: TensorDictModuleBase | None
     actor: ProbabilisticTensorDictSequential
-    critic: TensorDictModule
+    critic: TensorDictModuleBase
     value_norm: ValueNorm | None
     policy: TensorDictModuleBase
 
@@ -58,7 +57,7 @@ def env_from_config(config: DictConfig, num_envs: int | None = None, seed: int |
     """The environment of a configuration; ``num_envs`` and ``seed`` for another copy of it."""
     entries = as_dict(config.env)
     family, scenario, extra = (entries.pop(name) for name in ("family", "scenario", "kwargs"))
-    entries.pop("map", None)  # what SMAX calls its scenario
+    entries.pop("map", None)  # what SMAX and SMAC call their scenario
     if num_envs is not None:
         entries["num_envs"] = num_envs
     if config.algorithm.aux != "default":
@@ -78,6 +77,8 @@ def _known(training: DictConfig, section: str, function: Callable) -> dict[str, 
 
 def make_team(config: DictConfig, env: EnvBase) -> Team:
     """Builds the modules that ``config.algorithm`` and ``config.training`` describe.
+
+    ``env`` is made to carry the memory of a recurrent policy.
 
     Raises:
         UserError: an unknown state model, input or preset; an input that the environment does not give.
@@ -101,4 +102,5 @@ def make_team(config: DictConfig, env: EnvBase) -> Team:
     value_norm = BatchValueNorm(shape=1, device=torch.device(config.device)) if training.value_norm else None
     critic = make_critic(env, value_norm, **_known(training, "critic", make_critic)).to(config.device)
     policy = actor if state_model is None else TensorDictSequential(state_model, actor)
+    add_memory(env, policy)
     return Team(state_model, actor, critic, value_norm, policy)

@@ -13,19 +13,24 @@ from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl.record.loggers import get_logger
 from torchrl.trainers.trainers import UpdateWeights
 from tqdm import tqdm
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs import preserve_vmas_rng
+from globediff_torchrl.envs import can_be_saved, preserve_vmas_rng
+from globediff_torchrl.envs.crashed import drop_crashed, episode_ends
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.episodes import evaluate
+from globediff_torchrl.policies import add_memory
+from globediff_torchrl.policies.recurrent import memories
 from globediff_torchrl.state_models import Fitter
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import Team, env_from_config, make_team
 from globediff_torchrl.training.checkpoint import (
     FOLDER,
+    NewEpisodes,
     RandomState,
     SafeRotation,
     SimulatorState,
@@ -42,6 +47,7 @@ from globediff_torchrl.training.mappo import (
     make_optimizer,
 )
 from globediff_torchrl.training.pretrain import OfflineData, Pretraining
+from globediff_torchrl.training.recurrent import ChunkMinibatches, RecurrentAdvantages
 from globediff_torchrl.training.results import write_results
 from globediff_torchrl.training.trainer import MAPPOTrainer
 
@@ -129,11 +135,12 @@ def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int, report: bo
     """The order is the order of execution within each stage of TorchRL's loop."""
     config, team, loss = trainer.config, trainer.team, trainer.loss_module
     trainer.register_op("batch_process", clock.collected)
+    trainer.register_op("batch_process", drop_crashed)
     FiniteBatch([keys.OBSERVATION, ("next", *keys.REWARD), keys.STATE, keys.INFERRED_STATE]).register(trainer)
     if config.training.update_input is True or str(config.training.update_input).lower() == "true":
         TrueInferences(team.actor, trainer.env.task.target_key).register(trainer)
-    Advantages(loss).register(trainer)
-    Minibatches(loss, frames, config.training.minibatches).register(trainer)
+    _advantages(loss).register(trainer)
+    _minibatches(trainer, frames).register(trainer)
     trainer.register_op("pre_steps_log", _batch_metrics)
     trainer.register_op("post_steps", clock.updated)
     if team.state_model is not None and team.state_model.make_loss() is not None:
@@ -148,14 +155,48 @@ def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int, report: bo
     trainer.register_op("post_steps_log", lambda batch: trainer.table.end_row())
     trainer.register_module("table", trainer.table)
     if not trainer.collector.reset_at_each_iter:
-        trainer.register_module("simulator", SimulatorState(trainer.env, trainer.collector))
+        trainer.register_module("simulator", _simulator(trainer))
     trainer.register_module("random_state", RandomState())
     if report:
         trainer.register_op("shutdown", lambda: write_results(trainer))
 
 
+def _advantages(loss: MAPPOLoss) -> Advantages:
+    return RecurrentAdvantages(loss) if any(memories(loss.critic_network)) else Advantages(loss)
+
+
+def _minibatches(trainer: MAPPOTrainer, frames: int) -> Minibatches:
+    training, loss = trainer.config.training, trainer.loss_module
+    if not any(memories(loss)):
+        return Minibatches(loss, frames, training.minibatches)
+    envs = trainer.env.batch_size.numel()
+    return ChunkMinibatches(loss, (envs, frames // envs), training.minibatches, training.chunk_length)
+
+
+def _simulator(trainer: MAPPOTrainer) -> SimulatorState | NewEpisodes:
+    if can_be_saved(trainer.env):
+        return SimulatorState(trainer.env, trainer.collector)
+    return NewEpisodes(trainer.env, trainer.collector, trainer.config.seed)
+
+
 def _batch_metrics(batch: TensorDict) -> dict[str, Any]:
-    done = batch.get(("next", keys.DONE)).squeeze(-1)
+    return {**_engine_metrics(batch), **_episode_metrics(batch)}
+
+
+def _engine_metrics(batch: TensorDict) -> dict[str, Any]:
+    """Of simulators in processes of their own: crashes so far of all environments, and what memory they hold."""
+    if ("next", keys.CRASHED) not in batch.keys(True):
+        return {}
+    last = batch[..., -1]
+    return {
+        "engine/crashes": float(last.get(("next", keys.CRASHES)).sum()),
+        "engine/memory_mb": float(last.get(("next", keys.ENGINE_MEMORY)).sum()),
+        "engine/dropped_steps": float((~batch.get(keys.VALID)).sum()),
+    }
+
+
+def _episode_metrics(batch: TensorDict) -> dict[str, Any]:
+    done = episode_ends(batch)
     if not done.any():
         return {}
     returns = batch.get(("next", *keys.EPISODE_REWARD)).mean((-1, -2))[done]
@@ -227,6 +268,7 @@ def _behave(config: DictConfig, output: Path, writer: PairWriter) -> None:
         env = env_from_config(behaviour)
         if config.pretrain.behaviour == "random":
             random_pairs(env, writer, env.task.max_steps or 100, config.progress)
+            env.close()
             return
         x = behaviour.algorithm.aux
         behaviour.algorithm = configuration.load_algorithm("mappo")
@@ -238,6 +280,8 @@ def _behave(config: DictConfig, output: Path, writer: PairWriter) -> None:
         tqdm.write(f"Collecting {writer.frames:,} pairs (x, s) with a short MAPPO run.")
         writer.register(trainer)
         trainer.train()
+        if not env.is_closed:
+            env.close()  # its engines, where it has any
 
 
 def _warm_up(trainer: MAPPOTrainer) -> Any:
@@ -255,10 +299,16 @@ def _evaluator(trainer: MAPPOTrainer) -> Any:
 
     def run(final: bool) -> dict[str, float]:
         episodes = settings.final_episodes if final else settings.episodes
-        if episodes not in envs:
+        count = min(episodes, settings.get("num_envs", None) or episodes)  # runs of before had no such entry
+        if count not in envs:
             with preserve_vmas_rng():
-                envs[episodes] = env_from_config(config, num_envs=episodes, seed=settings.seed)
-        env = envs[episodes]
-        return evaluate(env, trainer.team.policy, seed=settings.seed, max_steps=env.task.max_steps or 100)
+                env = env_from_config(config, num_envs=count, seed=settings.seed)
+                envs[count] = add_memory(env, trainer.team.policy)
+        env, steps = envs[count], envs[count].task.max_steps or 100
+        rounds = math.ceil(episodes / count)
+        results = evaluate(env, trainer.team.policy, seed=settings.seed, max_steps=steps, rounds=rounds)
+        while final and envs:
+            envs.popitem()[1].close()  # their engines, where they have any
+        return results
 
     return run

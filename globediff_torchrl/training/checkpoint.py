@@ -63,6 +63,26 @@ class SimulatorState:
         self.collector._carrier.update(carrier)
 
 
+class NewEpisodes:
+    """In place of :class:`SimulatorState` where the simulator cannot be saved: a resumed run begins new episodes.
+
+    They are drawn under a seed that follows from the run's own and from how often it was resumed, so that no run plays
+    its first episodes twice.
+    """
+
+    def __init__(self, env: EnvBase, collector: Collector, seed: int) -> None:
+        self.env, self.collector, self.seed = env, collector, seed
+        self.resumes = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"resumes": self.resumes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.resumes = state_dict["resumes"] + 1
+        self.env.set_seed((self.seed + 1_000_003 * self.resumes) % 2**31)
+        self.collector.reset()
+
+
 class FilledRows:
     """The rows of a replay buffer that have been written, each in its place, and where the next ones go.
 

@@ -10,11 +10,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from globediff_torchrl.envs.smax_jax import check_installed
+from globediff_torchrl.envs import smac_install, smax_jax
+from globediff_torchrl.envs.smac_maps import smac_map
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.factory import trainer_from_config
 from globediff_torchrl.training.trainer import announce
+
+ASKS_ONLY = {"-h", "--help", "--hydra-help", "-c", "--cfg", "--info", "-i"}  # hydra answers, and nothing is run
+LIGHT = "python benchmarks/smax.py env.map=smacv2_5_units or python benchmarks/vmas.py"
 
 
 def check_arguments(family: str, arguments: list[str]) -> None:
@@ -33,11 +37,23 @@ def check_arguments(family: str, arguments: list[str]) -> None:
     if {"-m", "--multirun"} & set(arguments):
         overrides = [argument.split(",")[0] for argument in overrides if not argument.partition("=")[2].startswith("[")]
     try:
-        if family == "smax":
-            check_installed()
-        configuration.compose(family, overrides)
+        config = configuration.compose(family, overrides)
+        if not ASKS_ONLY & set(arguments):
+            _check_installed(family, config)
     except UserError as error:
         _end(error)
+
+
+def _check_installed(family: str, config: DictConfig) -> None:
+    """Raises UserError where the simulator of the family is not here; imports nothing of it."""
+    if family == "smax":
+        smax_jax.check_installed()
+    if family == "smac":
+        file = None if config.resume is not None else smac_map(str(config.env.map)).file  # a resumed run has its own
+        try:
+            smac_install.check_installed(file)
+        except UserError as error:
+            raise UserError(f"{error} On the command line: {LIGHT}.") from error
 
 
 def run(config: DictConfig) -> None:

@@ -12,10 +12,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from globediff_torchrl.envs.smac_maps import is_generated
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.training.files import replacing
 
 PACKAGE = Path(__file__).resolve().parent.parent
+MAIN = {"smacv2": "smac"}  # families that share another one's configuration
+NAMED_MAP = ("smax", "smac")  # main configurations in which the scenario is called map
+
+
+def smac_family(name: str) -> str:
+    """The family of StarCraft's map of that name: ``"smacv2"`` for the generated ones, else ``"smac"``."""
+    return "smacv2" if is_generated(str(name)) else "smac"
+
+
+OmegaConf.register_new_resolver("smac_family", smac_family, replace=True)
 
 
 def config_dir() -> Path:
@@ -24,6 +35,16 @@ def config_dir() -> Path:
         if (folder / "vmas.yaml").exists():
             return folder
     raise UserError(f"configs/ was found neither beside nor inside {PACKAGE}; reinstall the package.")
+
+
+def main_config(family: str) -> str:
+    """The main configuration of a family of environments, which is also the name of its file in ``configs/env``."""
+    return MAIN.get(family, family)
+
+
+def scenario_entry(family: str) -> str:
+    """The entry that names the scenario of a family's environment."""
+    return "env.map" if main_config(family) in NAMED_MAP else "env.scenario"
 
 
 def choices(group: str) -> list[str]:
@@ -39,7 +60,7 @@ def load_algorithm(name: str) -> DictConfig:
 
 
 def compose(family: str = "vmas", overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration that ``python benchmarks/<family>.py <overrides>`` would run.
+    """The configuration that ``python benchmarks/<family>.py <overrides>`` would run; smacv2's is that of smac.
 
     Raises:
         UserError: a group or an entry of that name does not exist.
@@ -52,7 +73,7 @@ def compose(family: str = "vmas", overrides: Sequence[str] = ()) -> DictConfig:
             raise unknown(group, value, choices(group))
     try:
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return hydra.compose(config_name=family, overrides=list(overrides))
+            return hydra.compose(config_name=main_config(family), overrides=list(overrides))
     except HydraException as error:
         raise UserError(f"the configuration does not fit: {' '.join(str(error).split())}") from error
 

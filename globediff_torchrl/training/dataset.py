@@ -15,6 +15,7 @@ from torchrl.trainers.trainers import TrainerHookBase
 from tqdm import tqdm
 
 from globediff_torchrl import keys
+from globediff_torchrl.envs.crashed import drop_crashed
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.training.files import allocate, replacing
 
@@ -47,7 +48,8 @@ def pairs(batch: TensorDictBase, per_team: bool, target: NestedKey = keys.STATE)
         target: key of s: ``"state" [*B, d_s]``, or ``("agents", "target_state") [*B, n, d_t]``.
 
     Returns:
-        a tensordict of batch size ``[prod(*B)]`` with the same two keys and ``("agents", "active_mask")`` if given.
+        a tensordict of batch size ``[prod(*B)]``, less the steps that a crash of the simulator has made invalid, with
+        the same two keys and ``("agents", "active_mask")`` if given.
     """
     chosen = batch.select(keys.AUX_OBSERVATION, keys.ACTIVE_MASK, target, strict=False)
     if per_team:
@@ -55,7 +57,8 @@ def pairs(batch: TensorDictBase, per_team: bool, target: NestedKey = keys.STATE)
         chosen.set(keys.AGENTS, agents)
         if keys.ACTIVE_MASK in batch.keys(True):
             chosen.set(keys.ACTIVE_MASK, batch.get(keys.ACTIVE_MASK).any(-2, keepdim=True))
-    return chosen.reshape(-1)
+    valid = batch.get(keys.VALID, None)
+    return chosen.reshape(-1) if valid is None else chosen[valid.squeeze(-1)]
 
 
 class PairWriter(TrainerHookBase):
@@ -124,7 +127,7 @@ def random_pairs(env: EnvBase, writer: PairWriter, horizon: int, progress: bool 
     with torch.no_grad(), tqdm(total=writer.frames, desc="random behaviour", disable=not progress, leave=False) as bar:
         while writer.written < writer.frames:
             before = writer.written
-            writer(env.rollout(horizon, break_when_any_done=False))
+            writer(drop_crashed(env.rollout(horizon, break_when_any_done=False)))
             bar.update(writer.written - before)
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
+from globediff_torchrl.envs import available_envs
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import env_from_config, make_team
@@ -60,11 +61,14 @@ def make_trainer(
     family, _, scenario = ("vmas/hunt" if env is None else env).partition("/")
     if not scenario:
         raise UserError(f"env must be '<family>/<scenario>', e.g. 'vmas/hunt', got {env!r}.")
-    if family not in configuration.choices("env"):
-        raise unknown("environment family", family, configuration.choices("env"))
+    families = [*configuration.choices("env"), *configuration.MAIN]
+    if family not in families:
+        raise unknown("environment family", family, families)
+    if configuration.main_config(family) == "smac" and family != configuration.smac_family(scenario):
+        raise unknown("environment", env, [name for name in available_envs() if name.startswith("smac")])
     # only what was given: a resumed run keeps the rest of its own configuration
     arguments = {"total_frames": total_frames, "output": output, "resume": resume, "algorithm": algorithm, "seed": seed}
-    arguments["env.map" if family == "smax" else "env.scenario"] = None if env is None else scenario
+    arguments[configuration.scenario_entry(family)] = None if env is None else scenario
     chosen = [*(f"{name}={value}" for name, value in arguments.items() if value is not None), *overrides]
     return trainer_from_config(configuration.compose(family, chosen), chosen)
 

@@ -17,6 +17,7 @@ from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TrainerHookBase
 
 from globediff_torchrl import keys
+from globediff_torchrl.envs.crashed import episode_ends
 from globediff_torchrl.errors import TrainingError
 from globediff_torchrl.policies.networks import RunningNorm, join
 from globediff_torchrl.state_models import Fitter
@@ -78,7 +79,7 @@ class StateModelUpdate(TrainerHookBase):
         self.updates = 0
 
     def extend(self, batch: TensorDictBase) -> None:
-        self.waiting += int(batch.get(("next", keys.DONE)).sum())
+        self.waiting += int(episode_ends(batch).sum())
         self.replay_buffer.extend(pairs(batch, self.per_team, self.fitter.model.state_key))
 
     def update(self, batch: TensorDictBase) -> dict[str, float]:

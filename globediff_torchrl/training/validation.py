@@ -8,7 +8,10 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from globediff_torchrl.envs.smac import BEHAVIOURS, TIME_LIMITS
+from globediff_torchrl.envs.smac_maps import CONFIGURATIONS
 from globediff_torchrl.errors import UserError, check_device, unknown
+from globediff_torchrl.policies.recurrent import RECURRENT
 from globediff_torchrl.training import config as configuration
 
 Check = tuple[str, Callable[[Any], bool]]  # what is expected, and whether a value is that
@@ -35,7 +38,10 @@ SIZES: Check = (
     lambda v: isinstance(v, (list, ListConfig)) and all(COUNT[1](size) for size in v),
 )
 LIMIT: Check = ("a whole number above 0, null or default", lambda v: v is None or v == "default" or COUNT[1](v))
+CHUNK: Check = ("a whole number above 0, or null for the whole batch", lambda v: v is None or COUNT[1](v))
 BATCH: Check = ("a whole number above 0, or null for whole episodes", lambda v: v is None or COUNT[1](v))
+POSITIVE_OR_NULL: Check = ("a number above 0, or null", lambda v: v is None or POSITIVE[1](v))
+COUNT_OR_NULL: Check = ("a whole number above 0, or null", lambda v: v is None or COUNT[1](v))
 HIDDEN: Check = (
     "a list of feature names, null for none, or default",
     lambda v: v is None or (isinstance(v, (str, list, ListConfig)) and len(v) > 0),
@@ -51,6 +57,9 @@ CHECKS: dict[Check, tuple[str, ...]] = {
         "training.max_grad_norm",
         "pretrain.lr",
         "state_model_update.lr",
+        "env.engine_timeout",
+        "env.step_timeout",
+        "env.reset_timeout",
     ),
     COUNT: (
         "threads",
@@ -66,7 +75,7 @@ CHECKS: dict[Check, tuple[str, ...]] = {
         "state_model_update.buffer_size",
         "checkpoint.keep_last",
     ),
-    COUNT_OR_NONE: ("env.history", "pretrain.steps", "state_model_update.steps"),
+    COUNT_OR_NONE: ("env.history", "env.retries", "pretrain.steps", "state_model_update.steps"),
     NOT_NEGATIVE: (
         "training.entropy_coeff",
         "training.critic_coeff",
@@ -76,15 +85,30 @@ CHECKS: dict[Check, tuple[str, ...]] = {
     SHARE: ("training.gamma", "training.lmbda", "training.final_lr"),
     OPEN_SHARE: ("training.clip_epsilon",),
     SEED: ("seed", "evaluation.seed"),
-    SWITCH: ("progress", "video", "env.continuous_actions", "training.value_norm", "training.clip_value"),
+    SWITCH: (
+        "progress",
+        "video",
+        "env.continuous_actions",
+        "env.fix_enemy_visibility",
+        "training.value_norm",
+        "training.clip_value",
+    ),
     SIZES: ("training.actor.hidden_sizes", "training.critic.hidden_sizes"),
     LIMIT: ("env.max_steps",),
     BATCH: ("training.frames_per_batch",),
+    CHUNK: ("training.chunk_length",),
+    POSITIVE_OR_NULL: ("env.sight_range",),
+    COUNT_OR_NULL: ("env.restart_every", "evaluation.num_envs"),
     HIDDEN: ("env.hide",),
     NAMES: ("algorithm.inputs",),
 }
 CHOICES = {
     "training.update_input": ("inferred", "true"),
+    "training.actor.recurrent": RECURRENT,
+    "training.critic.recurrent": RECURRENT,
+    "env.configuration": tuple(CONFIGURATIONS),
+    "env.behaviour": BEHAVIOURS,
+    "env.time_limit": TIME_LIMITS,
     "pretrain.behaviour": ("mappo", "random"),
     "logger": ("csv", "tensorboard", "wandb", "none"),
 }
@@ -98,17 +122,23 @@ def validate(config: DictConfig) -> None:
     """
     for (expected, fits), names in CHECKS.items():
         for name in names:
-            if name.startswith("env.") and name.removeprefix("env.") not in config.env:
-                continue  # an entry of another family
+            if _of_another_family(name, config):
+                continue
             value = OmegaConf.select(config, name)
             if not fits(value):
                 default = _default(name, config.env.family)
                 raise UserError(f"{name} must be {expected}, got {_show(value)}; the default is {default}.")
     for name, known in CHOICES.items():
+        if _of_another_family(name, config):
+            continue
         value = str(OmegaConf.select(config, name)).lower()
         if value not in known:
             raise unknown(name, value, known)
     check_device(config.device)
+
+
+def _of_another_family(name: str, config: DictConfig) -> bool:
+    return name.startswith("env.") and name.removeprefix("env.") not in config.env
 
 
 def _show(value: Any) -> str:
@@ -119,7 +149,8 @@ def _show(value: Any) -> str:
 
 def _default(name: str, family: str) -> str:
     section, _, rest = name.partition(".")
-    files = {"training": "training/mappo.yaml", "env": f"env/{family}.yaml", "algorithm": "algorithm/globediff.yaml"}
+    env = configuration.main_config(family)
+    files = {"training": "training/mappo.yaml", "env": f"env/{env}.yaml", "algorithm": "algorithm/globediff.yaml"}
     file = files.get(section)
     known = OmegaConf.load(configuration.config_dir() / (file or "base.yaml"))
     return _show(OmegaConf.select(known, rest if file else name))
