@@ -29,6 +29,7 @@ from tqdm import tqdm
 from globediff_torchrl.envs import make_env
 from globediff_torchrl.evaluation.figures import bracket_figure
 from globediff_torchrl.evaluation.statistics import bootstrap_interval
+from globediff_torchrl.training.config import scenario_entry
 
 ALGORITHMS = ("open_loop", "mappo", "x_direct", "regressor", "globediff", "oracle")
 ITERATIONS = {"hunt": 36, "compass": 40}  # of 128 episodes each; 30 elsewhere
@@ -54,7 +55,7 @@ def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[s
     dataset = folder / scenario / "-".join(["dataset", *other, f"seed{seed}"]).replace("=", "-")
     horizon = 128 * (task.max_steps or 100)
     arguments = [
-        f"algorithm={config}", f"{'env.map' if family == 'smax' else 'env.scenario'}={scenario}", f"seed={seed}",
+        f"algorithm={config}", f"{scenario_entry(family)}={scenario}", f"seed={seed}",
         f"output={output}", "threads=1", "progress=false", "logger=none", "evaluation.every_frames=0",
         f"total_frames={horizon * ITERATIONS.get(scenario, 30)}" if family == "vmas" else "",
         "" if "pretrain" in algorithm else f"pretrain.dataset={dataset}", *variant.split("+"), *overrides,

@@ -96,7 +96,7 @@ LINE = [
     line("algorithm=globdiff", "Known: globediff", "Unknown algorithm 'globdiff'", "did you mean 'globediff'"),
     line(
         "experiment=vmas_quik",
-        "Known: smax_1m, vmas_full",
+        "Known: smac_",
         "Unknown experiment 'vmas_quik'",
         "did you mean 'vmas_quick'",
     ),
@@ -309,7 +309,7 @@ CALLS = [
     ),
     Misuse("no run", lambda here: load_policy(here), ("expected the output folder", "no config.yaml", "has ended")),
     Misuse("no family", lambda _: make_trainer(env="hunt"), ("<family>/<scenario>", "got 'hunt'", "e.g. 'vmas/hunt'")),
-    Misuse("unknown family", lambda _: make_trainer(env="smac/3m"), ("Known: ", "'smac'", "vmas")),
+    Misuse("unknown family", lambda _: make_trainer(env="sc2/3m"), ("Known: ", "'sc2'", "vmas")),
     Misuse("0 envs", lambda _: make_env("vmas/hunt", num_envs=0), ("a whole number above 0", "got 0", "32 is")),
     Misuse(
         "no steps",

@@ -64,12 +64,12 @@ def _say(results: dict[str, Any], output: Path) -> None:
     tqdm.write(f"Results in {output}: summary.json, progress.csv, learning_curve.png, {WEIGHTS}, checkpoints/")
 
 
-def load_policy(run: str | Path, num_envs: int = 32, seed: int = 0) -> tuple[EnvBase, TensorDictModuleBase]:
+def load_policy(run: str | Path, num_envs: int | None = None, seed: int = 0) -> tuple[EnvBase, TensorDictModuleBase]:
     """The environment and the trained policy of a run, from its ``config.yaml`` and ``policy.safetensors``.
 
     Args:
         run: the output folder of a training run.
-        num_envs: environments to simulate.
+        num_envs: environments to simulate; by default 32, and one where each takes a StarCraft II of its own.
         seed: of the environments.
 
     Raises:
@@ -84,6 +84,8 @@ def load_policy(run: str | Path, num_envs: int = 32, seed: int = 0) -> tuple[Env
         if not (run / name).exists():
             raise UserError(f"{run} has no {name}; expected the output folder of a run that has ended.")
     config = OmegaConf.load(run / "config.yaml")
+    if num_envs is None:
+        num_envs = 1 if config.env.family in ("smac", "smacv2") else 32
     env = env_from_config(config, num_envs=num_envs, seed=seed)
     policy = make_team(config, env).policy
     try:

@@ -1,0 +1,194 @@
+"""What may befall StarCraft II, on the real smacv2 with a stand-in for the engine (tests/sc2_standin): the run goes on
+or ends with one message, no engine is left, and what crashed is in no statistics. No StarCraft results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from sc2_standin import Knobs, install, read_log
+
+from globediff_torchrl import keys, make_env
+from globediff_torchrl.envs.crashed import drop_crashed, episode_ends
+from globediff_torchrl.envs.processes import children
+from globediff_torchrl.errors import TrainingError, UserError
+from globediff_torchrl.evaluation.episodes import episode_metrics
+
+pytest.importorskip("smacv2", reason="smacv2 is not installed, see docs/smac.md")
+pytest.importorskip("pysc2", reason="pysc2 is not installed, see docs/smac.md")
+
+LENGTH = 8  # steps of an episode, ended by the time limit: the enemies' shots do nothing
+FAULT = 4  # the step of the rollout before which something is done to the engine
+STEPS = FAULT + 2 * LENGTH + 1
+
+
+@pytest.fixture
+def knobs(tmp_path, monkeypatch):
+    """``knobs(refuse=1, ...)`` sets the stand-in's knobs; the engines of the test, counted before and after."""
+
+    def choose(**values):
+        for name, value in Knobs(damage=0.0, log=tmp_path / "log", **values).environ().items():
+            monkeypatch.setenv(name, value)
+
+    monkeypatch.setenv("SC2PATH", str(install(tmp_path)))
+    choose()
+    choose.log, choose.folder = tmp_path / "log", tmp_path / "StarCraftII"
+    before, others = engines(choose.log), set(children())
+    assert before == []
+    yield choose
+    wait_until(lambda: engines(choose.log) == before and not zombies(others))
+    assert engines(choose.log) == before, "engines that nobody has ended"
+    assert not zombies(others), "engines that nobody has reaped"
+
+
+@pytest.fixture
+def env(knobs):
+    """``env(num_envs=1, ...)`` is smac/3m as a run uses it, closed at the end."""
+    made = []
+
+    def make(**kwargs):
+        settings = {"num_envs": 1, "seed": 100, "max_steps": LENGTH, "step_timeout": 60, **kwargs}
+        made.append(make_env("smac/3m", **settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def engines(log):
+    """Processes of the stand-in that write to ``log``, whoever their parent is now."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = f"SC2_STANDIN_LOG={log}\0".encode() in (folder / "environ").read_bytes()
+            if ours and b"\0-listen\0" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def zombies(others):
+    new = set(children()) - others
+    return [pid for pid in new if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"]
+
+
+def wait_until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def play(env, fault):
+    """A rollout of legal random actions; ``fault()`` is called in the middle of the first episode."""
+    calls = []
+
+    def policy(td):
+        calls.append(1)
+        if len(calls) == FAULT:
+            fault()
+        return env.rand_action(td)
+
+    torch.manual_seed(0)
+    return env.rollout(STEPS, policy, break_when_any_done=False)
+
+
+def check_one_crash(rollout, crashed_env=0):
+    """The crash ends that episode, what follows is whole, and neither learning nor statistics see what crashed."""
+    crashed = rollout["next", "crashed"][..., 0]
+    assert crashed.nonzero().tolist() == [[crashed_env, FAULT - 1]]
+    ended = rollout["next", "done"][crashed_env, :, 0].nonzero()[:, 0].tolist()
+    assert ended == [FAULT - 1, FAULT - 1 + LENGTH, FAULT - 1 + 2 * LENGTH], "two whole episodes follow"
+    assert not rollout["next", "terminated"][crashed_env].any() and not rollout["next", "success"].any()
+    assert rollout["next", "crashes"][crashed_env, -1] == 1
+
+    metrics = episode_metrics(rollout)
+    others = len(rollout) - 1
+    assert {name: len(values) for name, values in metrics.items()} == dict.fromkeys(metrics, others)
+    assert metrics["length"].tolist() == [LENGTH] * others
+    valid = drop_crashed(rollout.clone())
+    expected = torch.ones(rollout.shape, dtype=torch.bool)
+    expected[crashed_env, :FAULT] = False
+    assert torch.equal(valid["valid"][..., 0], expected)
+    assert not valid[keys.ACTIVE_MASK][~expected].any() and valid[keys.ACTIVE_MASK][expected].any(-2).all()
+    assert episode_ends(valid)[crashed_env].sum() == 2
+
+
+def test_one_of_two_engines_is_killed_in_mid_episode(env, knobs):
+    """By somebody else, as the kernel does for want of memory; the other environment notices nothing."""
+    both = env(num_envs=2)
+    rollout = play(both, lambda: os.kill(read_log(knobs.log).started[0], signal.SIGKILL))
+    crashed_env = rollout["next", "crashed"].flatten(1).any(1).nonzero().item()
+    check_one_crash(rollout, crashed_env)
+    assert rollout["next", "crashes"][1 - crashed_env].sum() == 0
+    both.close()
+    log = read_log(knobs.log)
+    assert len(log.started) == 3 and log.running == log.started[:1], "all others have ended in good order"
+
+
+def test_an_engine_is_stopped(env, knobs):
+    began = time.monotonic()
+    one = env(step_timeout=4)
+    one.reset()
+    rollout = play(one, lambda: os.kill(read_log(knobs.log).started[0], signal.SIGSTOP))
+    check_one_crash(rollout)
+    assert time.monotonic() - began < 60
+    one.close()
+    log = read_log(knobs.log)
+    assert len(log.started) == 2 and log.running == log.started[:1], "the stopped one was killed"
+
+
+def test_an_engine_that_never_starts_ends_the_run_with_one_message(env, knobs):
+    knobs(refuse=1)
+    with pytest.raises(TrainingError, match=r"crashed 2 times in a row.*at most 1 in a row.*globediff-doctor"):
+        env(retries=1).reset()
+    log = read_log(knobs.log)
+    assert len(log.started) == len(log.exits) == 2
+    assert {reason for _, reason in log.exits} == {"refused"}
+
+
+def test_an_engine_that_refuses_once_is_started_again(env, knobs):
+    knobs(refuse=1, faulty_starts=1)
+    one = env(retries=1)
+    rollout = one.rollout(LENGTH)
+    assert rollout["next", "done"].sum() == 1 and not rollout["next", "crashed"].any()
+    assert rollout["next", "crashes"][0, -1] == 1
+    assert len(episode_metrics(rollout)["length"]) == 1, "the crash was before the episode"
+    one.close()
+    log = read_log(knobs.log)
+    assert [reason for _, reason in log.exits] == ["refused", "quit"] and len(log.started) == 2
+
+
+def test_a_port_that_somebody_else_has_taken(env, knobs, monkeypatch):
+    """Between pysc2's choice of a port and the engine's start, by one who accepts and never answers."""
+    import portpicker
+
+    pick = portpicker.pick_unused_port
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = [taken.getsockname()[1]]
+        monkeypatch.setattr(portpicker, "pick_unused_port", lambda *args: ports.pop() if ports else pick(*args))
+        one = env(engine_timeout=6)
+        rollout = one.rollout(LENGTH)
+    assert not ports and rollout["next", "crashes"][0, -1] == 1 and not rollout["next", "crashed"].any()
+    one.close()
+    log = read_log(knobs.log)
+    assert [reason for _, reason in log.exits] == ["error", "quit"] and len(log.started) == 2
+
+
+def test_a_map_that_is_not_there_is_the_users_to_mend(env, knobs):
+    """Before anything is started, and also where it disappears later on."""
+    one = env()
+    file = knobs.folder / "Maps" / "SMAC_Maps" / "3m.SC2Map"
+    file.unlink()
+    for begin in (env, one.reset):
+        with pytest.raises(UserError, match=r"the map Maps/SMAC_Maps/3m\.SC2Map in SC2PATH=.*docs/smac\.md") as caught:
+            begin()
+        assert not isinstance(caught.value, TrainingError)
+    log = read_log(knobs.log)
+    assert len(log.started) == len(log.exits)
