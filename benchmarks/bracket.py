@@ -3,7 +3,8 @@
     python benchmarks/bracket.py --envs hunt gates trilateration --seeds 0 1 2 --jobs 2
 
 Runs ``benchmarks/<family>.py`` once for each environment, algorithm and seed, one torch thread a run, and skips what
-is there already, so that it can be stopped and started again. Writes ``runs.csv``, ``table.md`` and ``bracket.png``.
+is there already, so that it can be stopped and started again. Writes ``runs.csv``, ``table.md``, ``bracket.png`` and
+``curves.png``.
 An environment is a VMAS preset, or named with its family: ``smax/smacv2_5_units``. ``algorithm+entry=value`` is a
 variant of an algorithm. All state models of one environment, x and seed are pretrained on the same offline data.
 """
@@ -27,7 +28,7 @@ sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas packa
 from tqdm import tqdm
 
 from globediff_torchrl.envs import make_env
-from globediff_torchrl.evaluation.figures import bracket_figure
+from globediff_torchrl.evaluation.figures import bracket_figure, study_curves
 from globediff_torchrl.evaluation.statistics import bootstrap_interval
 from globediff_torchrl.training.config import scenario_entry
 
@@ -98,7 +99,18 @@ def collect(folder: Path) -> list[dict]:
     return rows
 
 
-def write(folder: Path, rows: list[dict]) -> None:
+def curves(folder: Path, quantity: str) -> dict[tuple[str, str], list]:
+    """The points (frames, value) of each finished run, by environment and algorithm."""
+    found = defaultdict(list)
+    for path in sorted(folder.glob("*/*/seed*/progress.csv")):
+        if finished(path.parent):
+            with path.open() as file:
+                points = [(float(row["frames"]), float(row[quantity])) for row in csv.DictReader(file) if row[quantity]]
+            found[path.parts[-4:-2]].append(points)
+    return found
+
+
+def write(folder: Path, rows: list[dict], quantity: str) -> None:
     with (folder / "runs.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -119,6 +131,7 @@ def write(folder: Path, rows: list[dict]) -> None:
         lines.append(f"| {env} | {algorithm} | {len(group)} | {measured} | {speed:,.0f} | {share:.0%} |")
     (folder / "table.md").write_text("\n".join(lines) + "\n")
     bracket_figure(rows, folder / "bracket.png")
+    study_curves(curves(folder, quantity), folder / "curves.png", quantity)
 
 
 def _mean_and_interval(values: list) -> str:
@@ -138,6 +151,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--output", type=Path, default=Path("runs/bracket"))
+    parser.add_argument("--curve", choices=["return", "success"], default="return", help="what curves.png draws")
     parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables of what is there")
     parser.add_argument("overrides", nargs="*", help="further entries of the configuration, after --")
     arguments = parser.parse_args()
@@ -151,8 +165,8 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool, tqdm(total=len(jobs), desc="runs") as bar:
         for _ in pool.map(run, jobs):
             bar.update()
-            write(arguments.output, collect(arguments.output))
-    write(arguments.output, collect(arguments.output))
+            write(arguments.output, collect(arguments.output), arguments.curve)
+    write(arguments.output, collect(arguments.output), arguments.curve)
 
 
 if __name__ == "__main__":

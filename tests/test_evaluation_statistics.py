@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from globediff_torchrl.evaluation.figures import bracket_figure, learning_curve
+from globediff_torchrl.evaluation.figures import bracket_figure, learning_curve, study_curves
 from globediff_torchrl.evaluation.statistics import bootstrap_interval, interquartile_mean
 
 PNG = b"\x89PNG"
@@ -76,3 +76,10 @@ def test_a_study_is_a_picture_and_nothing_is_drawn_of_nothing(tmp_path):
     bracket_figure(rows, tmp_path / "study.png")
     bracket_figure([], tmp_path / "empty.png")
     assert (tmp_path / "study.png").read_bytes()[:4] == PNG and not (tmp_path / "empty.png").exists()
+
+
+def test_the_curves_of_a_study_are_a_picture_also_of_seeds_of_unequal_length(tmp_path):
+    runs = {("hunt", "mappo"): [[(1.0, 0.0), (2.0, 1.0)], [(1.0, 0.5)]], ("gates", "oracle"): [[]]}
+    study_curves(runs, tmp_path / "curves.png", "return")
+    study_curves({}, tmp_path / "empty.png", "return")
+    assert (tmp_path / "curves.png").read_bytes()[:4] == PNG and not (tmp_path / "empty.png").exists()

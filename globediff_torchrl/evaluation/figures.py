@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 INK, COLOURS = "#333333", ("#1b6ca8", "#d1495b", "#3a7d44", "#8d6a9f", "#e08e45", "#5c5c5c", "#2a9d8f")
 
 
@@ -74,6 +76,46 @@ def bracket_figure(rows: Sequence[Mapping[str, object]], path: Path) -> None:
         )
         axes.set(title=str(env), xlabel="return of an episode")
         axes.grid(axis="x", alpha=0.2)
+    figure.savefig(path, dpi=150)
+
+
+def study_curves(
+    runs: Mapping[tuple[str, str], Sequence[Sequence[tuple[float, float]]]], path: Path, quantity: str
+) -> None:
+    """One panel an environment: a line an algorithm, its mean over seeds, in the band from the lowest to the highest.
+
+    Args:
+        runs: by environment and algorithm, the points ``(frames, value)`` of each seed. Each is smoothed by a moving
+            mean over a twentieth of its points.
+        path: of the PNG; nothing is written where there are no runs.
+        quantity: what the values are.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    environments = list(dict.fromkeys(env for env, _ in runs))
+    if not environments:
+        return
+    figure = Figure(figsize=(4.4 * len(environments), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    names = list(dict.fromkeys(name for _, name in runs))
+    for axes, env in zip(figure.subplots(1, len(environments), squeeze=False)[0], environments):
+        for name in names:
+            seeds = [np.array(points) for points in runs.get((env, name), []) if len(points)]
+            if not seeds:
+                continue
+            length = min(map(len, seeds))
+            window = max(length // 20, 1)
+            kernel = np.ones(window) / window
+            values = np.stack([np.convolve(seed[:length, 1], kernel, mode="valid") for seed in seeds])
+            frames = seeds[0][window - 1 : length, 0]
+            colour = COLOURS[names.index(name) % len(COLOURS)]
+            axes.plot(frames, values.mean(0), color=colour, label=f"{name} ({len(seeds)})")
+            axes.fill_between(frames, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
+        axes.set(title=str(env), xlabel="environment frames", ylabel=quantity)
+        axes.grid(alpha=0.2)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize="small")
     figure.savefig(path, dpi=150)
 
 
