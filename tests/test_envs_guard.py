@@ -16,7 +16,8 @@ from tensordict import TensorDict
 from torchrl.envs.utils import check_env_specs
 from torchrl.objectives.value import MultiAgentGAE
 
-from globediff_torchrl.envs.guard import GuardedEnv, crashed_steps, drop_crashed
+from globediff_torchrl.envs.crashed import crashed_steps, drop_crashed
+from globediff_torchrl.envs.guard import GuardedEnv
 from globediff_torchrl.envs.parallel import parallel_env
 from globediff_torchrl.envs.processes import children, die_with_parent, kill_processes, resident_memory
 from globediff_torchrl.errors import TrainingError, UserError

@@ -75,7 +75,8 @@ def test_the_task_says_what_it_is():
     assert (task.aux, task.aux_dim) == ("joint_history", 58)
     assert task.hidden == ("agents.target.offset",) and task.continuous and task.has_success
     assert describe_hidden(task) == (
-        "vmas/hunt hides agents.target.offset. The state is inferred from x = joint_history."
+        "vmas/hunt hides agents.target.offset (2 of the 7 numbers of an observation). The state is inferred from "
+        "x = joint_history."
     )
     bare = make_env("vmas/hunt", num_envs=1, hide=None, aux=None, continuous_actions=False, max_steps=None)
     assert bare.task.hidden == () and bare.task.aux_dim == 0 and bare.task.max_steps is None

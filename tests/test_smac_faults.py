@@ -192,3 +192,11 @@ def test_a_map_that_is_not_there_is_the_users_to_mend(env, knobs):
         assert not isinstance(caught.value, TrainingError)
     log = read_log(knobs.log)
     assert len(log.started) == len(log.exits)
+
+
+def test_a_map_that_the_engine_refuses_ends_the_run_with_one_message(env, knobs):
+    (knobs.folder / "Maps" / "SMAC_Maps" / "3m.SC2Map").write_bytes(b"torn")
+    with pytest.raises(TrainingError, match=r"crashed 1 times in a row.*a reset: .*InvalidMap"):
+        env(retries=0).reset()
+    log = read_log(knobs.log)
+    assert len(log.started) == 1

@@ -16,8 +16,9 @@ from torchrl.modules import set_recurrent_mode
 
 from globediff_torchrl import UserError, load_policy, make_actor, make_critic, make_env, wrap_env
 from globediff_torchrl import keys as k
+from globediff_torchrl.keys import ACTOR_HIDDEN
 from globediff_torchrl.policies import add_memory
-from globediff_torchrl.policies.recurrent import ACTOR_HIDDEN, memories
+from globediff_torchrl.policies.recurrent import memories
 from globediff_torchrl.training.config import compose
 from globediff_torchrl.training.mappo import Advantages, Minibatches, make_loss, make_optimizer
 from globediff_torchrl.training.recurrent import ChunkMinibatches, RecurrentAdvantages
