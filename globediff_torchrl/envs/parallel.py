@@ -94,7 +94,7 @@ class _Workers(LegalRandomActions, ParallelEnv):
         waited_for = [self._worker_indices[index] for index in workers_range]
         while not all(flags[index] for index in waited_for):
             looks += 1
-            if looks % 1000 == 0 and not all(process.is_alive() for process in self._processes):
+            if looks % 1000 == 0 and not all(process.is_alive() for process in self._not_closed()):
                 break  # TorchRL's wait says so
             time.sleep(NAP)
         super()._wait_for_workers(workers_range)
@@ -145,9 +145,10 @@ class _Workers(LegalRandomActions, ParallelEnv):
                 if reader.poll(0):
                     kind, message = reader.recv()
                     return kind(f"environment {index} of {len(self._errors)}: {message}")
-        for process in self._processes:
+        left = self._not_closed()
+        for process in left:
             process.join(0.1)
-        codes = [str(process.exitcode) for process in self._processes if process.exitcode is not None]
+        codes = [str(process.exitcode) for process in left if process.exitcode is not None]
         if not codes and self._processes:
             return None
         return TrainingError(
@@ -164,10 +165,14 @@ class _Workers(LegalRandomActions, ParallelEnv):
             process.join(2.0)
         super()._cleanup_failed_worker_startup()
 
+    def _not_closed(self) -> list:
+        """TorchRL itself ends and closes the other workers where it sees that one has died; those answer to nothing."""
+        return [process for process in self._processes if not process._closed]
+
     def _abandon(self) -> None:
-        for process in self._processes:
+        for process in self._not_closed():
             process.terminate()
-        for process in self._processes:
+        for process in self._not_closed():
             process.join(2.0)
             if process.exitcode is None:
                 process.kill()
