@@ -162,7 +162,8 @@ def test_an_engine_that_refuses_once_is_started_again(env, knobs):
     assert len(episode_metrics(rollout)["length"]) == 1, "the crash was before the episode"
     one.close()
     log = read_log(knobs.log)
-    assert [reason for _, reason in log.exits] == ["refused", "quit"] and len(log.started) == 2
+    first, last = (reason for _, reason in log.exits)
+    assert first == "refused" and last in ("quit", "sigterm") and len(log.started) == 2, "told to go, or made to"
 
 
 def test_a_port_that_somebody_else_has_taken(env, knobs, monkeypatch):
