@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,11 @@ def test_a_running_engine_is_found_by_its_name(tmp_path):
     engine.symlink_to("/bin/sleep")
     process = subprocess.Popen([str(engine), "1000"])
     try:
-        assert (process.pid, os.getpid()) in processes.engines()
+        for _ in range(100):  # its command line is there a moment after its start
+            if found := (process.pid, os.getpid()) in processes.engines():
+                break
+            time.sleep(0.05)
+        assert found
     finally:
         process.kill()
         process.wait()
