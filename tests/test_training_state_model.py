@@ -31,7 +31,7 @@ class Counter:
         return {"loss": torch.tensor(1.0)}
 
     def update_final_scale(self, x, s):
-        pass
+        self.measured_on = x
 
 
 class Sink:
@@ -66,6 +66,18 @@ def test_an_update_of_so_many_steps_follows_every_n_episodes_and_the_rest_is_car
         episodes += sum(dones)
         assert fitter.steps == 3 * (episodes // every) and hook.updates == episodes // every
         assert bool(metrics) == (due > 0)
+
+
+def test_the_spread_of_the_last_step_is_measured_on_the_living_of_the_newest_batch():
+    hook = StateModelUpdate(Counter(), Sink(), every=1, steps=1, batch_size=8, lr=1e-3, per_team=False)
+    for shift in (0, 1000):
+        batch = batch_of([False, True, True])
+        batch["agents", "aux_observation"] += shift
+        batch["agents", "active_mask"] = torch.tensor([[[1], [0]]] * 3, dtype=torch.bool).expand(1, 3, 2, 1)
+        hook.extend(batch)
+        hook.update(None)
+    measured = hook.fitter.measured_on
+    assert sorted(measured[:, 0].tolist()) == [1000, 1006, 1012]  # the second agent of each step is dead
 
 
 def test_the_cadence_goes_on_after_a_resume():

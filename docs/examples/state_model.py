@@ -1,13 +1,10 @@
 """A state model of one's own: the best linear map of x, fitted, saved, and used inside a training run."""
 
-from dataclasses import dataclass
+from tensordict import TensorDictBase
+from torch import Tensor, nn
 
-from tensordict import NestedKey, TensorDict, TensorDictBase
-from torch import nn
-from torchrl.objectives import LossModule
-
-from globediff_torchrl import fit, keys, make_env, make_state_model, make_trainer
-from globediff_torchrl.state_models import STATE_MODELS, StateModel
+from globediff_torchrl import fit, make_env, make_state_model, make_trainer
+from globediff_torchrl.state_models import STATE_MODELS, StateModel, StateModelLoss
 from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 
 
@@ -24,35 +21,17 @@ class LinearStateModel(StateModel):
         self.write(tensordict, self.inferred_key, self.restore_state(self.net(x)), lead, n)
         return tensordict
 
-    def make_loss(self) -> LossModule:
+    def make_loss(self) -> StateModelLoss:
         return LinearLoss(self)
 
 
-class LinearLoss(LossModule):
-    """Every entry whose name starts with "loss_" is added up and minimised; the others are logged."""
+class LinearLoss(StateModelLoss):
+    """Every term whose name starts with "loss_" is added up and minimised; the others are logged."""
 
-    @dataclass
-    class _AcceptedKeys:
-        aux_observation: NestedKey = keys.AUX_OBSERVATION
-        state: NestedKey = keys.STATE
-        active_mask: NestedKey = keys.ACTIVE_MASK
-
-    default_keys = _AcceptedKeys
-    functional = False  # the model is trained as it is, not through a copy of its parameters
     out_keys = ["loss_linear"]
 
-    def __init__(self, model: LinearStateModel):
-        super().__init__()
-        self.model = model
-        self.set_keys(aux_observation=model.aux_key, state=model.state_key)
-
-    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
-        self.in_keys = [self.tensor_keys.aux_observation, self.tensor_keys.state]
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        names = self.tensor_keys
-        x, s, weights = self.model.training_pairs(tensordict, names.aux_observation, names.state, names.active_mask)
-        return TensorDict({"loss_linear": masked_mean(squared_error(self.model.net(x), s), weights)}, [])
+    def terms(self, x: Tensor, s: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        return {"loss_linear": masked_mean(squared_error(self.model.net(x), s), weights)}
 
 
 STATE_MODELS["linear"] = LinearStateModel  # in the repository: a line of state_models/registry.py

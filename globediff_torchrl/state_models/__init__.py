@@ -6,6 +6,7 @@ from globediff_torchrl.state_models.fitter import Fitter
 from globediff_torchrl.state_models.globediff import GlobeDiff
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
 from globediff_torchrl.state_models.mlp import MLPStateModel, RegressorLoss
+from globediff_torchrl.state_models.objective import StateModelLoss
 from globediff_torchrl.state_models.oracle import OracleStateModel
 from globediff_torchrl.state_models.registry import STATE_MODELS, make_state_model
 from globediff_torchrl.state_models.sampler import DiffusionSampler
@@ -23,6 +24,7 @@ __all__ = [
     "OracleStateModel",
     "RegressorLoss",
     "StateModel",
+    "StateModelLoss",
     "VAELoss",
     "VAEStateModel",
     "fit",

@@ -18,6 +18,7 @@ from globediff_torchrl.state_models.presets import FIT
 
 CENTER_SHARE = 0.15  # of the steps, for the regression of a centred model, before the diffusion starts
 STATISTICS_ROWS = 200_000
+STATISTICS_NUMBERS = 64_000_000  # of x: a joint history of many agents is wide, and fewer of its rows do
 RESIDUAL_ROWS = 16_384
 WARM_UP = 0.03  # of the steps
 LOG_EVERY = 50
@@ -61,6 +62,7 @@ class _Pairs:
     def spread(self, size: int) -> tuple[Tensor, Tensor]:
         """About ``size`` pairs of living agents from the whole dataset, evenly: x ``[M, d_x]``, s ``[M, d_s]``."""
         total = len(self.x) * self.agents
+        size = max(min(size, STATISTICS_NUMBERS // self.x.shape[-1]), 1)
         index = torch.arange(0, total, max(total // size, 1))
         batch = self.take(index // self.agents, index % self.agents)
         x, s = batch[self.model.aux_key].squeeze(1), batch[self.model.state_key]
@@ -110,7 +112,9 @@ def fit(
         progress: show a bar.
         checkpoint: file to save to every ``checkpoint_every`` steps. If it is there, training goes on from it and ends
             as if it had not been interrupted.
-        validation: data as above; its loss is recorded beside the training's.
+        validation: data as above, which are not fitted; their loss is recorded beside the training's, and the spread
+            that the last denoising step leaves out (``final_noise``) is measured on them: on fitted pairs it comes out
+            too small where the model over-fits, and the samples lie too close together.
         fitter: an existing one to continue with (its optimiser state is kept).
         stop_at: end after this many steps of the same plan (the rest can be resumed from the checkpoint).
 
@@ -170,7 +174,8 @@ class _Run:
         self.recent.append(self.fitter.step(batch, lr, center_only=self.step < self.center_steps))
         self.step += 1
         if self.step == self.steps:
-            self.fitter.update_final_scale(*self.pairs.spread(RESIDUAL_ROWS))
+            held_out = self.pairs if self.validation is None else self.validation
+            self.fitter.update_final_scale(*held_out.spread(RESIDUAL_ROWS))
         if self.step % LOG_EVERY == 0 or self.step == self.steps:
             self._record()
 

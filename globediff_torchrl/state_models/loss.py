@@ -1,16 +1,12 @@
 """The loss of GlobeDiff (Eq. 10)."""
 
-from dataclasses import dataclass
-
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.objectives import LossModule
 
-from globediff_torchrl import keys
 from globediff_torchrl.state_models.globediff import GlobeDiff
 from globediff_torchrl.state_models.latent import active_units, gaussian_kl, sample_gaussian
 from globediff_torchrl.state_models.numerics import masked_mean, squared_error
+from globediff_torchrl.state_models.objective import StateModelLoss
 from globediff_torchrl.state_models.sampler import training_target
 
 NOISIEST_WEIGHT = 4.4  # of level K against level 1, where levels="noisy"
@@ -28,11 +24,10 @@ def level_probabilities(levels: str, steps: int) -> Tensor:
     return weights / weights.sum()
 
 
-class GlobeDiffLoss(LossModule):
+class GlobeDiffLoss(StateModelLoss):
     """Denoising error + beta_KL KL(q(z | x, s) || p(z | x)), and the regression's error where centred (Eq. 10).
 
-    Reads ``("agents", "aux_observation")`` ``[*B, n, d_x]``, ``"state"`` ``[*B, d_s]`` or ``[*B, n, d_s]``, and
-    ``("agents", "active_mask")`` ``[*B, n, 1]`` if it is there: dead agents do not count.
+    Reads what :class:`StateModelLoss` reads.
 
     Writes ``loss_diffusion`` (mean over dims of the squared error), ``loss_kl`` (times beta_KL), ``loss_center``, and
     detached ``kl`` (nats, summed over latent dims) and ``active_units`` (Burda et al. 2016).
@@ -52,19 +47,9 @@ class GlobeDiffLoss(LossModule):
         torch.Size([])
     """
 
-    @dataclass
-    class _AcceptedKeys:
-        aux_observation: NestedKey = keys.AUX_OBSERVATION
-        state: NestedKey = keys.STATE
-        active_mask: NestedKey = keys.ACTIVE_MASK
-
-    default_keys = _AcceptedKeys
-
     def __init__(self, model: GlobeDiff):
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.center_only = False
-        self.set_keys(aux_observation=model.aux_key, state=model.state_key)
         probabilities = level_probabilities(model.levels, model.schedule.steps)
         self.register_buffer("level_cdf", probabilities.cumsum(0)[:-1], persistent=False)
         self.out_keys = ["loss_diffusion"]
@@ -73,24 +58,14 @@ class GlobeDiffLoss(LossModule):
         if model.prior is not None:
             self.out_keys += ["loss_kl", "kl", "active_units"]
 
-    @property
-    def functional(self) -> bool:
-        """The model is trained as it is, not through a copy of its parameters."""
-        return False
-
-    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
-        self.in_keys = [self.tensor_keys.aux_observation, self.tensor_keys.state]
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The terms above as a tensordict of scalars."""
-        model, names = self.model, self.tensor_keys
-        x, s, weights = model.training_pairs(tensordict, names.aux_observation, names.state, names.active_mask)
+    def terms(self, x: Tensor, s: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        model = self.model
         out = {}
         if model.centred:
             mean = model.regression(x)
             out["loss_center"] = masked_mean(squared_error(mean, s), weights)
             if self.center_only:
-                return TensorDict(out, [])
+                return out
             s = (s - mean.detach()) / model.residual_scale
         z = None
         if model.posterior is not None:
@@ -100,7 +75,7 @@ class GlobeDiffLoss(LossModule):
                 kl = masked_mean(gaussian_kl(q, model.prior(x)), weights)
                 out |= {"loss_kl": model.beta_kl * kl, "kl": kl.detach(), "active_units": active_units(q[0].detach())}
         out["loss_diffusion"] = masked_mean(self._denoising_error(x, z, s), weights)
-        return TensorDict(out, [])
+        return out
 
     def _denoising_error(self, x: Tensor, z: Tensor | None, s: Tensor) -> Tensor:
         """Squared error at one random level for each row, ``[M]``."""

@@ -1,18 +1,17 @@
 """The regressor: s_hat = f(x), the mean of all states that x allows."""
 
-from dataclasses import dataclass
 from typing import Any
 
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import dispatch
-from torch import nn
-from torchrl.objectives import LossModule
+from torch import Tensor, nn
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import unknown
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.latent import mlp
 from globediff_torchrl.state_models.numerics import masked_mean, squared_error
+from globediff_torchrl.state_models.objective import StateModelLoss
 
 REGRESSOR_PRESETS = {
     "paper": {"width": 1024, "layers": 4, "activation": "relu"},  # Table 4, MLP
@@ -79,37 +78,10 @@ class MLPStateModel(StateModel):
         return RegressorLoss(self)
 
 
-class RegressorLoss(LossModule):
-    """Mean squared error of the standardised state.
+class RegressorLoss(StateModelLoss):
+    """Mean squared error of the standardised state: ``loss_regression``. Reads what :class:`StateModelLoss` reads."""
 
-    Reads ``("agents", "aux_observation")``, ``"state"`` and, if there is one, ``("agents", "active_mask")``, shapes as
-    GlobeDiffLoss. Writes ``loss_regression``.
-    """
-
-    @dataclass
-    class _AcceptedKeys:
-        aux_observation: NestedKey = keys.AUX_OBSERVATION
-        state: NestedKey = keys.STATE
-        active_mask: NestedKey = keys.ACTIVE_MASK
-
-    default_keys = _AcceptedKeys
     out_keys = ["loss_regression"]
 
-    def __init__(self, model: MLPStateModel):
-        super().__init__()
-        self.model = model
-        self.set_keys(aux_observation=model.aux_key, state=model.state_key)
-
-    @property
-    def functional(self) -> bool:
-        """The model is trained as it is, not through a copy of its parameters."""
-        return False
-
-    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
-        self.in_keys = [self.tensor_keys.aux_observation, self.tensor_keys.state]
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The loss as a tensordict of one scalar."""
-        names = self.tensor_keys
-        x, s, weights = self.model.training_pairs(tensordict, names.aux_observation, names.state, names.active_mask)
-        return TensorDict({"loss_regression": masked_mean(squared_error(self.model.net(x), s), weights)}, [])
+    def terms(self, x: Tensor, s: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        return {"loss_regression": masked_mean(squared_error(self.model.net(x), s), weights)}

@@ -1,20 +1,19 @@
 """The conditional VAE the paper compares with: s_hat = decoder(x, z), z ~ N(0, I)."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import dispatch
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
-from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.latent import LatentPosterior, active_units, gaussian_kl, mlp, sample_gaussian
 from globediff_torchrl.state_models.numerics import masked_mean, squared_error
+from globediff_torchrl.state_models.objective import StateModelLoss
 
 VAE_PRESETS = {
     "paper": {"latent_dim": 256, "width": 1024, "layers": 3, "beta_kl": 1.0},  # Table 4, VAE
@@ -101,40 +100,19 @@ class VAEStateModel(StateModel):
         return VAELoss(self)
 
 
-class VAELoss(LossModule):
+class VAELoss(StateModelLoss):
     """Mean squared error of the decoded state + beta_KL KL(q(z | x, s) || N(0, I)).
 
-    Reads what GlobeDiffLoss reads. Writes ``loss_reconstruction``, ``loss_kl``; detached ``kl``, ``active_units``.
+    Reads what :class:`StateModelLoss` reads. Writes ``loss_reconstruction``, ``loss_kl``; detached ``kl``,
+    ``active_units``.
     """
 
-    @dataclass
-    class _AcceptedKeys:
-        aux_observation: NestedKey = keys.AUX_OBSERVATION
-        state: NestedKey = keys.STATE
-        active_mask: NestedKey = keys.ACTIVE_MASK
-
-    default_keys = _AcceptedKeys
     out_keys = ["loss_reconstruction", "loss_kl", "kl", "active_units"]
 
-    def __init__(self, model: VAEStateModel):
-        super().__init__()
-        self.model = model
-        self.set_keys(aux_observation=model.aux_key, state=model.state_key)
-
-    @property
-    def functional(self) -> bool:
-        """The model is trained as it is, not through a copy of its parameters."""
-        return False
-
-    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
-        self.in_keys = [self.tensor_keys.aux_observation, self.tensor_keys.state]
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The terms above as a tensordict of scalars."""
-        model, names = self.model, self.tensor_keys
-        x, s, weights = model.training_pairs(tensordict, names.aux_observation, names.state, names.active_mask)
+    def terms(self, x: Tensor, s: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        model = self.model
         q = model.posterior(x, s)
         kl = masked_mean(gaussian_kl(q, (torch.zeros_like(q[0]), torch.zeros_like(q[1]))), weights)
         error = masked_mean(squared_error(model.decode(x, sample_gaussian(*q)), s), weights)
         out = {"loss_reconstruction": error, "loss_kl": model.beta_kl * kl}
-        return TensorDict({**out, "kl": kl.detach(), "active_units": active_units(q[0].detach())}, [])
+        return {**out, "kl": kl.detach(), "active_units": active_units(q[0].detach())}

@@ -77,10 +77,12 @@ class StateModelUpdate(TrainerHookBase):
         self.lr, self.per_team = lr, per_team
         self.waiting = 0
         self.updates = 0
+        self.newest: TensorDictBase | None = None  # the pairs of the last batch
 
     def extend(self, batch: TensorDictBase) -> None:
         self.waiting += int(episode_ends(batch).sum())
-        self.replay_buffer.extend(pairs(batch, self.per_team, self.fitter.model.state_key))
+        self.newest = pairs(batch, self.per_team, self.fitter.model.state_key)
+        self.replay_buffer.extend(self.newest)
 
     def update(self, batch: TensorDictBase) -> dict[str, float]:
         due, self.waiting = divmod(self.waiting, self.every)
@@ -93,8 +95,8 @@ class StateModelUpdate(TrainerHookBase):
         return {f"state_model/{name}": float(value) for name, value in metrics.items()}
 
     def _refresh_spread(self) -> None:
-        """Measures anew what the last denoising step leaves out: as the model improves, it shrinks."""
-        batch = self.replay_buffer.sample(SPREAD_ROWS)
+        """Measures anew what the last denoising step leaves out, on the newest pairs, which were hardly fitted yet."""
+        batch = self.newest[torch.randperm(len(self.newest))[:SPREAD_ROWS]]
         x = batch.get(keys.AUX_OBSERVATION)
         s = batch.get(self.fitter.model.state_key)
         s = s if s.ndim == x.ndim else s.unsqueeze(-2).expand(*x.shape[:-1], -1)
@@ -102,7 +104,8 @@ class StateModelUpdate(TrainerHookBase):
         active = batch.get(keys.ACTIVE_MASK, None)
         if active is not None:
             x, s = x[active.flatten()], s[active.flatten()]
-        self.fitter.update_final_scale(x, s)
+        if len(x):  # all of the batch may have been dropped by crashes
+            self.fitter.update_final_scale(x, s)
 
     def state_dict(self) -> dict[str, Any]:
         return {"waiting": self.waiting, "updates": self.updates, "fitter": self.fitter.state_dict()}

@@ -104,6 +104,7 @@ class Pretraining(TrainerHookBase):
             fitter=self.fitter,
             progress=self.progress,
             checkpoint=self.output / PROGRESS_FILE,
+            validation=data[-held_out:],
         )
         self.replay_buffer.extend(data.to_tensordict())
         error = held_out_error(self.fitter.model, data[-held_out:])

@@ -1,0 +1,52 @@
+"""What the losses of all state models share: where x and s come from, and who counts."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.objectives import LossModule
+
+from globediff_torchrl import keys
+from globediff_torchrl.state_models.base import StateModel
+
+
+class StateModelLoss(LossModule):
+    """The base of a state model's loss; a subclass says what its :meth:`terms` are.
+
+    Reads ``("agents", "aux_observation")`` ``[*B, n, d_x]``, ``"state"`` ``[*B, d_s]`` or ``[*B, n, d_s]``, and
+    ``("agents", "active_mask")`` ``[*B, n, 1]`` if it is there: dead agents do not count. Writes the terms as scalars:
+    those whose name starts with ``loss_`` are added up and minimised, the others are logged.
+
+    Args:
+        model: the state model to train. It is trained as it is, not through a copy of its parameters.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        aux_observation: NestedKey = keys.AUX_OBSERVATION
+        state: NestedKey = keys.STATE
+        active_mask: NestedKey = keys.ACTIVE_MASK
+
+    default_keys = _AcceptedKeys
+    functional = False
+
+    def __init__(self, model: StateModel):
+        super().__init__()
+        self.model = model
+        self.set_keys(aux_observation=model.aux_key, state=model.state_key)
+
+    @abstractmethod
+    def terms(self, x: Tensor, s: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        """Scalars by name, of standardised x ``[M, d_x]`` and s ``[M, d_s]``; ``weights`` ``[M]`` is 0 for the dead."""
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The terms as a tensordict of scalars."""
+        names = self.tensor_keys
+        x, s, weights = self.model.training_pairs(tensordict, names.aux_observation, names.state, names.active_mask)
+        return TensorDict(self.terms(x, s, weights), [])
+
+    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
+        self.in_keys = [self.tensor_keys.aux_observation, self.tensor_keys.state]
