@@ -11,7 +11,7 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 from globediff_torchrl import keys
 from globediff_torchrl.errors import unknown
 from globediff_torchrl.state_models.base import StateModel, _key
-from globediff_torchrl.state_models.denoisers import ResidualMLP
+from globediff_torchrl.state_models.denoisers import MLPS
 from globediff_torchrl.state_models.latent import LatentPosterior, LatentPrior, mlp, sample_gaussian
 from globediff_torchrl.state_models.presets import PRESETS, check_settings, default_beta_kl
 from globediff_torchrl.state_models.sampler import DiffusionSampler
@@ -53,9 +53,11 @@ class GlobeDiff(StateModel):
         latent_prior: ``"learned"``, or ``"standard"``: no prior network and no KL, z ~ N(0, I) at execution
             (the ablation "w/o p").
         beta_kl: weight of the KL in Eq. 10.
-        denoiser: ``"mlp"`` or ``"unet"``; width, blocks: its size. tokens: ``"flat"``, or ``"entity"`` with
-            ``token_index`` ``[entities, channels]`` (which state dim is where, -1 for padding).
+        denoiser: ``"mlp"``, ``"gated"`` or ``"unet"``; width, blocks: its size. tokens: ``"flat"``, or ``"entity"``
+            with ``token_index`` ``[entities, channels]`` (which state dim is where, -1 for padding).
         levels: how training draws k, ``"uniform"`` (Eq. 10) or ``"noisy"`` (the noisiest most).
+        dims: how the loss counts the dims of the state, ``"equal"`` (Eq. 10) or ``"open"`` (by the variance that the
+            regression leaves open of each).
         num_samples: S. sample: False writes the mean and runs no chain (centred only).
         deterministic: ``"sample"`` or ``"prior_mean"``, what z is under DETERMINISTIC.
         noise: ``"fresh"`` draws z and the chain's noise at each call; ``"fixed"`` always takes those of DETERMINISTIC
@@ -101,6 +103,7 @@ class GlobeDiff(StateModel):
         tokens: str | None = None,
         token_index: Tensor | list[list[int]] | None = None,
         levels: str | None = None,
+        dims: str | None = None,
         num_samples: int = 1,
         sample: bool = True,
         deterministic: str = "sample",
@@ -123,14 +126,13 @@ class GlobeDiff(StateModel):
         settings = {**PRESETS[preset], **given}
         if settings["beta_kl"] is None:
             settings["beta_kl"] = default_beta_kl(settings["diffusion_steps"])
-        if (
-            settings["final_noise"] is None
-        ):  # from three steps on, what the last step leaves out is too little to matter
+        if settings["final_noise"] is None:  # from three steps on, what the last one leaves out is too little to matter
             settings["final_noise"] = settings["diffusion_steps"] <= 2
         if isinstance(token_index, Tensor):
             token_index = token_index.tolist()
         check_settings(settings, num_samples, sample, latent_prior, deterministic, noise)
-        self.preset, self.beta_kl, self.levels = preset, settings["beta_kl"], settings["levels"]
+        self.preset, self.beta_kl = preset, settings["beta_kl"]
+        self.levels, self.dims = settings["levels"], settings["dims"]
         self.num_samples, self.sample, self.deterministic = num_samples, sample, deterministic
         self.noise = noise
         self.latent_dim, self.latent_prior = settings["latent_dim"], latent_prior
@@ -290,8 +292,8 @@ _KEYS = ("aux_key", "state_key", "inferred_key", "latent_key", "hypotheses_key",
 
 def _make_denoiser(settings: dict[str, Any], d_s: int, d_x: int, d_z: int, index: Any) -> nn.Module:
     size = {"steps": settings["diffusion_steps"], "width": settings["width"], "blocks": settings["blocks"]}
-    if settings["denoiser"] == "mlp":
-        return ResidualMLP(d_s, d_x, d_z, **size)
+    if settings["denoiser"] in MLPS:
+        return MLPS[settings["denoiser"]](d_s, d_x, d_z, **size)
     from globediff_torchrl.state_models.unet import ConditionalUNet1D
 
     return ConditionalUNet1D(d_s, d_x, d_z, **size, tokens=settings["tokens"], token_index=index)

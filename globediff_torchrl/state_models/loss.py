@@ -29,8 +29,8 @@ class GlobeDiffLoss(StateModelLoss):
 
     Reads what :class:`StateModelLoss` reads.
 
-    Writes ``loss_diffusion`` (mean over dims of the squared error), ``loss_kl`` (times beta_KL), ``loss_center``, and
-    detached ``kl`` (nats, summed over latent dims) and ``active_units`` (Burda et al. 2016).
+    Writes ``loss_diffusion`` (weighted mean over dims of the squared error), ``loss_kl`` (times beta_KL),
+    ``loss_center``, and detached ``kl`` (nats, summed over latent dims) and ``active_units`` (Burda et al. 2016).
 
     The regression's mean enters the diffusion's target detached: each part has its own objective.
 
@@ -84,7 +84,19 @@ class GlobeDiffLoss(StateModelLoss):
         noise = torch.randn_like(s)
         s_k = model.schedule.add_noise(s, noise, k)
         out = model.denoiser(s_k, model.denoiser.step_table()[k], model.denoiser.condition(x, z))
-        return squared_error(out, training_target(model.sampler.prediction, s, noise, model.schedule.alpha_bar[k]))
+        target = training_target(model.sampler.prediction, s, noise, model.schedule.alpha_bar[k])
+        return squared_error(out, target, self._dims())
+
+    def _dims(self) -> Tensor | None:
+        """Weight of each dim of the state, ``[d_s]``, 1 on average; None where all count alike.
+
+        Alike, the dims that x tells, of which only the regression's own noise is left, drown those with several modes
+        (docs/results-fidelity.md).
+        """
+        if self.model.dims == "equal":
+            return None
+        left_open = self.model.residual_scale.square()
+        return left_open / left_open.mean()
 
     def _draw_levels(self, rows: int) -> Tensor:
         """k for each row, ``[M]``: stratified over the batch, then shuffled, which halves the gradient's noise."""

@@ -38,6 +38,7 @@ def statistics(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, scale, constant
 
 
-def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean over the last dim of the squared difference, ``[M]``."""
-    return F.mse_loss(prediction, target, reduction="none").mean(-1)
+def squared_error(prediction: Tensor, target: Tensor, dims: Tensor | None = None) -> Tensor:
+    """Mean over the last dim of the squared difference, ``[M]``; ``dims`` ``[d]`` weighs it, 1 on average."""
+    error = F.mse_loss(prediction, target, reduction="none")
+    return error.mean(-1) if dims is None else (error * dims).mean(-1)

@@ -24,6 +24,7 @@ PRESETS: dict[str, dict] = {
         "width": 32,
         "blocks": 2,
         "levels": "uniform",
+        "dims": "equal",
     },
     # the default: a schedule that ends in noise within five steps, diffusion of what a regression leaves open
     "tuned": {
@@ -38,15 +39,17 @@ PRESETS: dict[str, dict] = {
         "latent_width": 128,
         "latent_layers": 2,
         "beta_kl": None,
-        "denoiser": "mlp",
+        "denoiser": "gated",
         "tokens": "flat",
         "width": 256,
         "blocks": 2,
         "levels": "uniform",
+        "dims": "open",
     },
 }
-# one step: the latent chooses the mode, the denoiser draws it
-PRESETS["fast"] = {**PRESETS["tuned"], "diffusion_steps": 1, "sampler": "ddim"}
+# one step: the latent chooses the mode, the denoiser draws it; with a gated net or open dims the latent would carry
+# more than its prior can give
+PRESETS["fast"] = {**PRESETS["tuned"], "diffusion_steps": 1, "sampler": "ddim", "denoiser": "mlp", "dims": "equal"}
 
 # what `fit` and `Fitter` use where the caller says nothing
 FIT: dict[str, dict] = {
@@ -68,9 +71,10 @@ def default_beta_kl(diffusion_steps: int) -> float:
 
 _CHOICES = {
     "center": ("regression", "none"),
-    "denoiser": ("mlp", "unet"),
+    "denoiser": ("mlp", "gated", "unet"),
     "tokens": ("flat", "entity"),
     "levels": ("uniform", "noisy"),
+    "dims": ("equal", "open"),
     "latent_prior": ("learned", "standard"),
     "deterministic": ("sample", "prior_mean"),
     "noise": ("fresh", "fixed"),
