@@ -20,7 +20,6 @@ milliseconds, divided by the number of environments; only the column "wall" is w
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import os
 import statistics
@@ -45,12 +44,18 @@ from globediff_torchrl import keys, make_env
 from globediff_torchrl.envs.processes import with_descendants
 from globediff_torchrl.envs.smac_install import missing
 from globediff_torchrl.envs.smac_maps import SMACV1_MAPS, options, smac_map
+from globediff_torchrl.evaluation.cpu_time import Clocks, cpu_seconds, read_clocks
+from globediff_torchrl.evaluation.measurements import arguments, markdown_table, read_rows, write_rows
 from globediff_torchrl.training.algorithms import make_team
 from globediff_torchrl.training.config import compose
 
 VARIANTS = ("torchrl", "ours")
 PARTS = ("engine", "messages", "smacv2", "rest", "inference", "wall")
 COLUMNS = ("map", "protobuf", "engine_is", "threads", "variant", "round", *PARTS)
+HEADER = (
+    *("map", "protobuf", "played by", "threads", "engine", "messages", "smacv2", "TorchRL", "this package"),
+    *("inference", "wall, TorchRL alone", "wall, all", "this package adds", "the same without the engine"),
+)
 CLOCKS = ("messages", "smacv2", "waiting")
 FOLDER = "SMAC_STEP_CLOCKS"  # environment variable: where each process writes its clocks
 MOVES = slice(1, 6)  # stop and the four directions
@@ -58,39 +63,12 @@ WARM_UP = 20
 
 
 # ----------------------------------------------------------------------------------------- clocks within each process
-class Clock:
-    """CPU time of a thread within some functions, without that within functions of another clock inside them."""
-
-    def __init__(self, file: Path) -> None:
-        self.totals = np.memmap(file, dtype=np.float64, mode="w+", shape=(len(CLOCKS),))
-        self.inside: list[list[float]] = []  # [clock, when it began, spent in others]
-
-    def wrap(self, owner: type, method: str, clock: str) -> None:
-        function, index = getattr(owner, method), CLOCKS.index(clock)
-
-        def timed(*args, **kwargs):
-            if self.inside and self.inside[-1][0] == index:
-                return function(*args, **kwargs)
-            entry = [index, time.thread_time(), 0.0]
-            self.inside.append(entry)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.inside.pop()
-                spent = time.thread_time() - entry[1]
-                self.totals[index] += spent - entry[2]
-                if self.inside:
-                    self.inside[-1][2] += spent
-
-        setattr(owner, method, timed)
-
-
 def start_clocks(folder: str) -> None:
     """In each process: the workers of an environment import this file before they make theirs."""
     from pysc2.lib.protocol import StarcraftProtocol
     from smacv2.env.starcraft2.starcraft2 import StarCraft2Env
 
-    clock = Clock(Path(folder) / str(os.getpid()))
+    clock = Clocks(CLOCKS, Path(folder) / str(os.getpid()))
     for method in ("read", "write"):
         clock.wrap(StarcraftProtocol, method, "messages")
     for method in ("step", "get_obs", "get_state", "get_avail_actions"):
@@ -106,17 +84,7 @@ if __name__ == "__mp_main__" and FOLDER in os.environ:
 
 
 def clocks(pids: list[int]) -> np.ndarray:
-    files = [Path(os.environ[FOLDER]) / str(pid) for pid in pids]
-    return sum((np.fromfile(file) for file in files if file.exists()), np.zeros(len(CLOCKS)))
-
-
-def cpu_seconds(pids: list[int]) -> float:
-    """CPU time of the processes and all of their threads."""
-    total = 0
-    for pid in pids:
-        for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-            total += int(task.read_text().split()[0])
-    return total / 1e9
+    return read_clocks([Path(os.environ[FOLDER]) / str(pid) for pid in pids], len(CLOCKS))
 
 
 # -------------------------------------------------------------------------------------------------- the two variants
@@ -218,34 +186,30 @@ def measure(name: str, num_envs: int, args: argparse.Namespace, about: dict[str,
 
 def table(rows: list[dict]) -> str:
     """Medians over the rounds; the shares are medians of each round's share."""
-    lines = [
-        "| map | protobuf | played by | threads | engine | messages | smacv2 | TorchRL | this package | inference | "
-        "wall, TorchRL alone | wall, all | this package adds | the same without the engine |",
-        "|---" * 14 + "|",
-    ]
-    groups = dict.fromkeys((row["map"], row["protobuf"], row["engine_is"], int(row["threads"])) for row in rows)
+    groups: dict[tuple, dict[str, dict[str, dict[str, float]]]] = {}
+    for row in rows:
+        group = groups.setdefault((row["map"], row["protobuf"], row["engine_is"], int(row["threads"])), {})
+        values = {part: float(row.get(part) or 0) for part in PARTS}
+        values["client"] = values["messages"] + values["smacv2"] + values["rest"]
+        group.setdefault(row["round"], {})[row["variant"]] = values
+    lines = []
     for group in sorted(groups):
-        turns: dict[int, dict[str, dict[str, float]]] = {}
-        for row in rows:
-            if (row["map"], row["protobuf"], row["engine_is"], int(row["threads"])) == group:
-                values = {part: float(row.get(part) or 0) for part in PARTS}
-                turns.setdefault(int(row["round"]), {})[row["variant"]] = values
-        pairs = [(turn["torchrl"], turn["ours"]) for turn in turns.values() if len(turn) == 2]
+        pairs = [(turn["torchrl"], turn["ours"]) for turn in groups[group].values() if len(turn) == 2]
 
         def middle(value: Callable[[dict, dict], float], pairs=pairs) -> float:
             return statistics.median(value(plain, ours) for plain, ours in pairs)
 
-        def client(row: dict) -> float:
-            return row["messages"] + row["smacv2"] + row["rest"]
-
         cells = [middle(lambda plain, _, part=part: plain[part]) for part in ("engine", "messages", "smacv2", "rest")]
-        cells += [middle(lambda plain, ours: client(ours) - client(plain)), middle(lambda _, ours: ours["inference"])]
+        cells += [
+            middle(lambda plain, ours: ours["client"] - plain["client"]),
+            middle(lambda _, ours: ours["inference"]),
+        ]
         walls = [middle(lambda plain, _: plain["wall"]), middle(lambda _, ours: ours["wall"])]
-        whole = middle(lambda plain, ours: (client(ours) - client(plain)) / (client(plain) + plain["engine"]))
-        part = middle(lambda plain, ours: (client(ours) - client(plain)) / client(plain))
-        texts = [*map(str, group), *(f"{cell:.2f}" for cell in cells), *(f"{wall:.1f}" for wall in walls)]
-        lines.append(f"| {' | '.join(texts)} | {whole:+.0%} | {part:+.0%} |")
-    return "\n".join(lines)
+        whole = middle(lambda plain, ours: (ours["client"] - plain["client"]) / (plain["client"] + plain["engine"]))
+        part = middle(lambda plain, ours: (ours["client"] - plain["client"]) / plain["client"])
+        numbers = [*(f"{cell:.2f}" for cell in cells), *(f"{wall:.1f}" for wall in walls)]
+        lines.append([*map(str, group), *numbers, f"{whole:+.0%}", f"{part:+.0%}"])
+    return markdown_table(HEADER, lines)
 
 
 def surroundings() -> dict[str, str]:
@@ -263,18 +227,14 @@ def surroundings() -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=30, output="runs/smac_step")
     parser.add_argument("--map", default="3m", help="of SMACv1, or e.g. zerg_5_vs_5")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2, 4], help="environments side by side")
-    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--steps", type=int, default=10, help="of each environment in a round")
-    parser.add_argument("--output", type=Path, default=Path("runs/smac_step"))
-    parser.add_argument("--table-only", action="store_true", help="run nothing, write the table of what is there")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / "steps.csv"
-    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = read_rows(path)
     if not args.table_only:
         lacking = missing(smac_map(args.map).file)
         if lacking:
@@ -287,11 +247,8 @@ def main() -> None:
                 new = measure(args.map, num_envs, args, about)
                 same = {**about, "map": args.map, "threads": str(num_envs)}
                 rows = [row for row in rows if any(row[name] != value for name, value in same.items())] + new
-                with path.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, COLUMNS)
-                    writer.writeheader()
-                    writer.writerows(rows)
-                rows = list(csv.DictReader(path.open()))
+                write_rows(path, COLUMNS, rows)
+                rows = read_rows(path)
     (args.output / "table.md").write_text(table(rows) + "\n")
     print(table(rows))
 

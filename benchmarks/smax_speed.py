@@ -12,7 +12,6 @@ drawn uniformly among the legal ones, but for the collectors. A frame is one ste
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
 import time
@@ -27,6 +26,7 @@ from torchrl.collectors import Collector
 from tqdm import tqdm
 
 from globediff_torchrl import make_env
+from globediff_torchrl.evaluation.measurements import arguments, markdown_table, read_rows, write_rows
 from globediff_torchrl.training.algorithms import make_team
 from globediff_torchrl.training.config import compose
 
@@ -100,47 +100,36 @@ def measure(name: str, num_envs: int, args: argparse.Namespace, rows: list[dict]
             seconds = time.process_time() - start
             speed = f"{steps * num_envs / seconds:.0f}"
             rows.append({"envs": num_envs, "layer": layer, "round": turn, "frames_per_cpu_s": speed})
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(path, COLUMNS, rows)
 
 
 def table(rows: list[dict]) -> str:
     """Medians over the rounds, with the smallest and the largest."""
-    counts = sorted({int(row["envs"]) for row in rows})
-    lines = [
-        "| frames per CPU-second | " + " | ".join(f"{count} battles" for count in counts) + " |",
-        "|---" * (len(counts) + 1) + "|",
-    ]
-    for layer in LAYERS:
-        cells = []
-        for count in counts:
-            speeds = [
-                float(row["frames_per_cpu_s"]) for row in rows if (int(row["envs"]), row["layer"]) == (count, layer)
-            ]
-            cells.append(
-                f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f})" if speeds else "not run"
-            )
-        lines.append(f"| {layer} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    speeds: dict[tuple[int, str], list[float]] = {}
+    for row in rows:
+        speeds.setdefault((int(row["envs"]), row["layer"]), []).append(float(row["frames_per_cpu_s"]))
+
+    def cell(count: int, layer: str) -> str:
+        found = speeds.get((count, layer))
+        return f"{statistics.median(found):,.0f} ({min(found):,.0f} to {max(found):,.0f})" if found else "not run"
+
+    counts = sorted({count for count, _ in speeds})
+    header = ["frames per CPU-second", *(f"{count} battles" for count in counts)]
+    return markdown_table(header, ([layer, *(cell(count, layer) for count in counts)] for layer in LAYERS))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=5, output="runs/smax_speed")
     parser.add_argument("--map", default="smacv2_5_units")
     parser.add_argument("--envs", nargs="+", type=int, default=[64, 512], help="battles side by side")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--frames", type=int, default=12_800, help="in each measurement")
-    parser.add_argument("--output", type=Path, default=Path("runs/smax_speed"))
-    parser.add_argument("--table-only", action="store_true", help="run nothing, write the table of what is there")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / f"{args.map}.csv"
-    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = read_rows(path)
     for num_envs in [] if args.table_only else args.envs:
         measure(f"smax/{args.map}", num_envs, args, rows, path)
+    args.output.mkdir(parents=True, exist_ok=True)
     (path.with_suffix(".md")).write_text(table(rows) + "\n")
     tqdm.write(table(rows))
 

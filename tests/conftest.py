@@ -1,4 +1,4 @@
-"""What the tests of policies, training and evaluation share: runs of a second, and a small discrete environment."""
+"""The fixtures that several files share: runs of a second, small environments, and what may not be left over."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensordict import TensorDict
-from torchrl.data import Binary, Categorical, Composite, Unbounded
-from torchrl.envs import EnvBase
+from process_watch import alive, wait_until
+from sc2_standin import Knobs, install, read_log
+from skirmish import Skirmish
 
-from globediff_torchrl import make_trainer, wrap_env
+from globediff_torchrl import make_env, make_trainer, wrap_env
+from globediff_torchrl.envs.processes import children
+from globediff_torchrl.envs.smac import SmacEnv
+from globediff_torchrl.envs.smax_jax import load_battles
 
 ENVS, STEPS = 8, 10
 FAST = [
@@ -89,50 +92,60 @@ def progress():
     return read
 
 
-class Skirmish(EnvBase):
-    """Three agents, four actions; action 0 is the no-op of the dead; the last agent dies after two steps."""
-
-    agents, actions, dead = 3, 4, 0
-
-    def __init__(self, num_envs: int = 6):
-        super().__init__(batch_size=[num_envs])
-        b, n = num_envs, self.agents
-        team = Composite(
-            observation=Unbounded((b, n, 2)), action_mask=Binary(4, (b, n, 4), dtype=torch.bool), shape=(b, n)
-        )
-        self.observation_spec = Composite(agents=team, state=Unbounded((b, 4)), shape=(b,))
-        self.action_spec = Composite(agents=Composite(action=Categorical(4, (b, n)), shape=(b, n)), shape=(b,))
-        self.reward_spec = Composite(agents=Composite(reward=Unbounded((b, n, 1)), shape=(b, n)), shape=(b,))
-        self.generator = torch.Generator().manual_seed(0)
-
-    def _observe(self) -> TensorDict:
-        b, n = self.batch_size[0], self.agents
-        mask = torch.rand((b, n, 4), generator=self.generator) < 0.5
-        mask[..., 1] = True
-        mask[..., 0] = False
-        if self.clock >= 2:
-            mask[:, -1] = torch.tensor([True, False, False, False])
-        observation = torch.randn((b, n, 2), generator=self.generator)
-        state = torch.cat([observation[..., 0], observation.new_full((b, 1), self.clock)], -1)
-        team = TensorDict({"observation": observation, "action_mask": mask}, (b, n))
-        return TensorDict({"agents": team, "state": state}, (b,))
-
-    def _reset(self, tensordict=None, **kwargs):
-        self.clock = 0
-        return self._observe()
-
-    def _step(self, tensordict):
-        self.clock += 1
-        out = self._observe()
-        out["agents", "reward"] = tensordict["agents", "action"].unsqueeze(-1).float()
-        out["done"] = out["terminated"] = torch.zeros(*self.batch_size, 1, dtype=torch.bool)
-        return out
-
-    def _set_seed(self, seed):
-        self.generator.manual_seed(seed or 0)
-
-
 @pytest.fixture
 def skirmish():
     """A small environment with discrete actions, an action mask, and an agent that dies."""
     return wrap_env(Skirmish(), no_op=0, max_steps=5, aux="history")
+
+
+@pytest.fixture
+def no_process_is_left():
+    """Of those that the test has started, but for multiprocessing's own helper, which lives as long as this process."""
+    before = set(children())
+
+    def is_tracker(pid):
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+    yield
+    assert wait_until(lambda: not [pid for pid in set(children()) - before if alive(pid) and not is_tracker(pid)])
+
+
+@pytest.fixture(scope="session")
+def jaxmarl_in_silence():
+    """jaxmarl puts streams of its own into ``sys`` when it is imported; pytest's capture does not survive that."""
+    load_battles()
+
+
+@pytest.fixture(scope="session")
+def sc2_installation(tmp_path_factory):
+    return install(tmp_path_factory.mktemp("sc2"))
+
+
+@pytest.fixture
+def engine(sc2_installation, monkeypatch, tmp_path):
+    """``engine(damage=0.5, ...)`` sets the knobs of StarCraft II's stand-in; no engine may be left running."""
+
+    def knobs(**values):
+        Knobs(log=tmp_path / "log", **values).set(monkeypatch)
+
+    monkeypatch.setenv("SC2PATH", str(sc2_installation))
+    knobs()
+    knobs.log = tmp_path / "log"
+    yield knobs
+    left = [pid for pid in read_log(knobs.log).running if Path(f"/proc/{pid}").exists()]
+    assert not left, "engines that nobody has ended"
+
+
+@pytest.fixture
+def battle(engine):
+    """``battle("3m")`` is a SmacEnv, ``battle("smac/3m")`` one environment of make_env; closed at the end."""
+    made = []
+
+    def make(name, **kwargs):
+        create, settings = (make_env, {"num_envs": 1, "seed": 100}) if "/" in name else (SmacEnv, {"seed": 100})
+        made.append(create(name, **{**settings, **kwargs}))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()

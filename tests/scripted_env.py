@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
+
+from globediff_torchrl.envs.guard import GuardedEnv
 
 
 class ScriptedEnv(EnvBase):
@@ -106,3 +109,12 @@ class ScriptedEnv(EnvBase):
             self.child.terminate()
             self.child.wait()
         super().close(**kwargs)
+
+
+def scripted(folder, script, seed=None):
+    return ScriptedEnv(folder, script, seed=seed, worker=(seed or 0) % 10)
+
+
+def guarded(folder, script=None, seed=None, **kwargs):
+    settings = {"pause": 0.02, "step_timeout": 1.0, "reset_timeout": 1.0, "seed": seed, **kwargs}
+    return GuardedEnv(partial(scripted, folder, script or {}, seed), **settings)

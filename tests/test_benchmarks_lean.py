@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from benchmark_scripts import load
+from small_loss import StateAsValue
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
-from torch import nn
 
 from globediff_torchrl import keys as k
 from globediff_torchrl import make_actor, make_env
@@ -19,28 +16,10 @@ from globediff_torchrl.policies import RunningNorm
 from globediff_torchrl.training.config import compose
 from globediff_torchrl.training.mappo import Advantages, make_loss
 
-PATH = Path(__file__).parent.parent / "benchmarks" / "lean_mappo.py"
-
 
 @pytest.fixture
 def lean(monkeypatch):
-    """The script as a module; it takes its own folder from the import path, so one is put there for it."""
-    monkeypatch.setattr(sys, "path", ["benchmarks", *sys.path])
-    spec = importlib.util.spec_from_file_location("lean_mappo", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-class FirstOfState(nn.Module):
-    """V(s) = the state's one number, for each of two agents."""
-
-    def __init__(self):
-        super().__init__()
-        self.one = nn.Parameter(torch.ones(()))
-
-    def forward(self, state):
-        return (self.one * state).unsqueeze(-2).expand(*state.shape[:-1], 2, 1)
+    return load(monkeypatch, "lean_mappo")
 
 
 def test_the_advantages_equal_the_trainers(lean):
@@ -51,7 +30,7 @@ def test_the_advantages_equal_the_trainers(lean):
     after = {"state": value[1:], "done": last.transpose(0, 1), "truncated": last.transpose(0, 1)}
     after |= {"terminated": torch.zeros(5, 3, 1, dtype=torch.bool), "agents": {"reward": reward.unsqueeze(-1)}}
     batch = TensorDict({"state": value[:-1], "agents": {}, "next": after}, (5, 3)).transpose(0, 1).contiguous()
-    critic = TensorDictModule(FirstOfState(), in_keys=["state"], out_keys=[k.STATE_VALUE])
+    critic = TensorDictModule(StateAsValue(), in_keys=["state"], out_keys=[k.STATE_VALUE])
     training = compose("vmas").training
     names = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
     actor = make_actor(make_env("vmas/hunt", num_envs=2), reads=None)

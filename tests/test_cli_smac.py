@@ -9,13 +9,13 @@ import importlib.util
 import itertools
 import os
 import re
-import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from benchmark_scripts import ROOT, run
 
 from globediff_torchrl import UserError, make_trainer
 from globediff_torchrl.envs import smac_install
@@ -23,7 +23,6 @@ from globediff_torchrl.state_models.presets import PRESETS
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.validation import validate
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = str(ROOT / "benchmarks" / "smac.py")
 PAPER_MAPS = {  # the nine of the paper's Table 1: family, whether the reference's script of the map is recurrent
     "MMM2": ("smac", True),
@@ -45,13 +44,7 @@ def tells_how_to_go_on(said: str) -> bool:
 
 def says(monkeypatch, capsys, *arguments: str) -> tuple[int | None, str]:
     """Exit code and output of the program, run in this process; code None: it ended well."""
-    monkeypatch.setattr(sys, "argv", [SCRIPT, *arguments])
-    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
-    code = None
-    try:
-        runpy.run_path(SCRIPT, run_name="__main__")
-    except SystemExit as end:
-        code = end.code
+    code = run(monkeypatch, "smac", *arguments)
     output = capsys.readouterr()
     assert "Traceback" not in output.err
     return code, output.out + output.err

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from globediff_torchrl.envs import make_env
@@ -43,12 +42,7 @@ def test_the_documentation_builds_without_warnings(tmp_path):
 def run_example(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """The names that a program of docs/examples leaves behind; it runs in a folder of its own."""
     monkeypatch.chdir(folder)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return runpy.run_path(str(DOCS / "examples" / f"{name}.py"))
-    finally:
-        torch.set_num_threads(threads)
+    return runpy.run_path(str(DOCS / "examples" / f"{name}.py"))
 
 
 def test_the_state_model_of_the_documentation_learns_and_trains_a_team(tmp_path, monkeypatch):

@@ -1,65 +1,28 @@
 """The guard: whatever an environment does, the run goes on or ends with one message, and no process is left."""
 
+from __future__ import annotations
+
 import gc
-import os
 import signal
 import subprocess
 import threading
 import time
-from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from scripted_env import ScriptedEnv
-from tensordict import TensorDict
+from process_watch import alive, wait_until
+from scripted_env import ScriptedEnv, guarded
 from torchrl.envs.utils import check_env_specs
-from torchrl.objectives.value import MultiAgentGAE
 
-from globediff_torchrl.envs.crashed import crashed_steps, drop_crashed
 from globediff_torchrl.envs.guard import GuardedEnv
-from globediff_torchrl.envs.parallel import parallel_env
 from globediff_torchrl.envs.processes import children, die_with_parent, kill_processes, resident_memory
 from globediff_torchrl.errors import TrainingError, UserError
 
-
-def scripted(folder, script, seed=None):
-    return ScriptedEnv(folder, script, seed=seed, worker=(seed or 0) % 10)
-
-
-def guarded(folder, script=None, seed=None, **kwargs):
-    settings = {"pause": 0.02, "step_timeout": 1.0, "reset_timeout": 1.0, "seed": seed, **kwargs}
-    return GuardedEnv(partial(scripted, folder, script or {}, seed), **settings)
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
+pytestmark = pytest.mark.usefixtures("no_process_is_left")
 
 
 def flags(rollout, *key):
     return rollout[key].flatten().int().tolist()
-
-
-@pytest.fixture(autouse=True)
-def no_process_is_left():
-    before = set(children())
-    yield
-    assert wait_until(lambda: not [pid for pid in set(children()) - before if alive(pid) and not is_tracker(pid)])
-
-
-def is_tracker(pid):
-    """multiprocessing's own helper, which lives as long as the process."""
-    return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_a_healthy_environment_is_what_it_was_but_for_three_keys(tmp_path):
@@ -229,111 +192,3 @@ def test_children_die_with_the_thread_that_started_them_and_no_others(tmp_path):
     assert free.poll() is None
     kill_processes([free.pid])
     assert not alive(free.pid)
-
-
-def batch_of(done, crashed, **values):
-    done, crashed = torch.tensor(done).bool().unsqueeze(-1), torch.tensor(crashed).bool().unsqueeze(-1)
-    shape = done.shape[:-1]
-    agents = TensorDict({"observation": torch.zeros(*shape, 2, 3)}, [*shape, 2])
-    following = TensorDict({"done": done, "terminated": done & ~crashed, "crashed": crashed}, shape)
-    return TensorDict({"agents": agents, "next": following, **values}, shape)
-
-
-def test_every_step_of_a_crashed_episode_is_dropped_and_no_other():
-    batch = batch_of(
-        [[0, 1, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 0, 1], [1, 1, 0, 0, 0, 0, 0]],
-        [[0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]],
-    )
-    expected = [[0, 0, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]]
-    assert crashed_steps(batch).squeeze(-1).int().tolist() == expected
-    dropped = drop_crashed(batch)
-    assert (~dropped["valid"]).squeeze(-1).int().tolist() == expected
-    assert torch.equal(dropped["agents", "active_mask"], dropped["valid"].unsqueeze(-2).expand(-1, -1, 2, -1))
-
-
-def test_the_dead_stay_dead_where_nothing_crashed():
-    batch = batch_of([[0, 0, 1]], [[0, 0, 0]])
-    batch["agents", "active_mask"] = torch.tensor([[[[1], [0]], [[1], [1]], [[0], [1]]]]).bool()
-    before = batch["agents", "active_mask"].clone()
-    assert torch.equal(drop_crashed(batch)["agents", "active_mask"], before)
-
-
-def test_a_batch_of_an_unguarded_environment_is_returned_as_it_is():
-    batch = batch_of([[0, 1]], [[0, 0]]).exclude(("next", "crashed"))
-    assert drop_crashed(batch) is batch and "valid" not in batch
-
-
-def test_nothing_of_a_crashed_episode_reaches_the_advantages_of_others():
-    done, crashed = [[0, 1, 0, 0, 1, 0, 0, 1]], [[0, 0, 0, 0, 1, 0, 0, 0]]
-    gae = MultiAgentGAE(gamma=0.9, lmbda=0.9, value_network=None)
-    gae.set_keys(value=("agents", "state_value"), reward=("agents", "reward"), advantage=("agents", "advantage"),
-                 value_target=("agents", "value_target"), done="done", terminated="terminated")  # fmt: skip
-    results = []
-    for seed in (0, 1):
-        torch.manual_seed(5)
-        values = torch.randn(3, 1, 8, 2, 1)
-        torch.manual_seed(seed)
-        values[:, :, 2:5] = torch.randn(3, 1, 3, 2, 1)  # other rewards and values in the crashed episode
-        batch = batch_of(done, crashed)
-        batch["agents", "state_value"], batch["next", "agents", "state_value"] = values[0], values[1]
-        batch["next", "agents", "reward"] = values[2]
-        drop_crashed(batch)
-        gae(batch)
-        results.append(batch)
-    kept = results[0]["agents", "active_mask"]
-    assert kept.sum() == 10
-    first, second = (batch["agents", "advantage"][kept] for batch in results)
-    assert torch.equal(first, second)
-
-
-def test_two_workers_one_crashes_and_only_its_episode_is_lost(tmp_path):
-    threads = torch.get_num_threads()
-    env = parallel_env(partial(guarded, tmp_path, {"crash": 3, "once": True, "worker": 1, "child": True}), 2, [10, 11])
-    assert env.batch_size == torch.Size([2]) and torch.get_num_threads() == threads
-    env.set_seed(100)
-    rollout = env.rollout(6, break_when_any_done=False)
-    assert rollout["next", "crashed"].squeeze(-1).int().tolist() == [[0] * 6, [0, 0, 1, 0, 0, 0]]
-    assert rollout["next", "done"].squeeze(-1).int().tolist() == [[0, 0, 0, 0, 1, 0], [0, 0, 1, 0, 0, 0]]
-    seeds = rollout["state"][:, 0, 1]
-    assert seeds[0] == 100 and seeds[1] != seeds[0]
-    assert rollout["state"][1, 5, 1] != seeds[1]
-    workers = {int(pid) for pid in rollout["state"][:, 0, 3]}
-    assert len(workers) == 2 and os.getpid() not in workers
-    grandchildren = [child for pid in workers for child in children(pid)]
-    assert len(grandchildren) == 2
-    env.close()
-    env.close()
-    assert wait_until(lambda: not any(map(alive, [*workers, *grandchildren])))
-    assert torch.get_num_threads() == threads
-
-
-def test_a_killed_worker_ends_all_with_one_message_and_takes_its_child_with_it(tmp_path):
-    env = parallel_env(partial(guarded, tmp_path, {"child": True}), 2, [10, 11])
-    td = env.reset()
-    workers = [int(pid) for pid in td["state"][:, 3]]
-    grandchildren = [child for pid in workers for child in children(pid)]
-    assert len(grandchildren) == 2
-    os.kill(workers[0], signal.SIGKILL)
-    assert wait_until(lambda: not alive(grandchildren[0]))
-    with pytest.raises(TrainingError, match=r"died without a word.*-9"):
-        env.step(env.rand_action(td))
-    assert wait_until(lambda: not any(map(alive, [*workers, *grandchildren])))
-    env.close()
-
-
-def test_what_a_worker_raises_is_raised_here_and_the_other_ends(tmp_path):
-    with pytest.raises(TrainingError, match=r"environment 1 of 2: .*ConnectionError: no engine today"):
-        parallel_env(partial(guarded, tmp_path, {"refuse": 9, "worker": 1}, retries=1), 2, [10, 11])
-
-
-def test_one_environment_runs_in_this_process_with_a_batch_dimension(tmp_path):
-    env = parallel_env(partial(guarded, tmp_path, {"child": True}), 1, [10])
-    assert env.rollout(3)["state"][0, 0, 3] == os.getpid()
-    assert env.batch_size == torch.Size([1])
-    env.close()
-    env.close()
-
-
-def test_seeds_must_be_as_many_as_environments(tmp_path):
-    with pytest.raises(UserError, match="one for each of the 3 environments"):
-        parallel_env(partial(guarded, tmp_path), 3, [1, 2])

@@ -1,54 +1,28 @@
-"""SMAX as an environment of ours: against jaxmarl's own steps, and for its time limits, resets and hidden features."""
+"""SMAX as an environment of ours: its time limits, resets, hidden features and facts."""
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 
 import pytest
 import torch
+from smax_battles import B, need_jaxmarl, played, simulator_values
 from tensordict import TensorDict
 from torchrl.envs.utils import check_env_specs
 
 from globediff_torchrl import keys, make_env
 from globediff_torchrl.envs import describe_hidden, load_simulator_state, simulator_state
-from globediff_torchrl.envs.smax_jax import load_battles
-from globediff_torchrl.envs.smax_layouts import SCENARIOS
 from globediff_torchrl.errors import UserError
 
-jax = pytest.importorskip("jax", reason="jax is missing: pip install -e '.[smax]'")
-if importlib.util.find_spec("jaxmarl") is None:
-    pytest.skip("jaxmarl is missing: pip install -e '.[smax]'", allow_module_level=True)
-
-B = 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def jaxmarl_in_silence():
-    """jaxmarl puts streams of its own into ``sys`` when it is imported; pytest's capture does not survive that."""
-    load_battles()
+need_jaxmarl()
+pytestmark = pytest.mark.usefixtures("jaxmarl_in_silence")
 
 
 @pytest.fixture(scope="module")
-def marines():
+def marines(jaxmarl_in_silence):
     """One environment for most tests: each new one would be traced anew."""
     return make_env("smax/3m", num_envs=B, seed=0, state_target="relative")
-
-
-def played(env, steps, seed=0, **kwargs):
-    torch.manual_seed(seed)
-    env.set_seed(seed)
-    return env.rollout(steps, break_when_any_done=False, **kwargs)
-
-
-def simulator_values(env):
-    """``(types, health share, alive)`` of all units, each ``[B, units]``, straight from the simulator."""
-    world = env.base_env._battle[0].state
-    units = env.base_env.battles.units
-    types = torch.from_dlpack(world.unit_types).long()
-    full = torch.from_dlpack(units.unit_type_health).clone()
-    return types, torch.from_dlpack(world.unit_health) / full[types], torch.from_dlpack(world.unit_alive)
 
 
 def test_the_specs_hold(marines):
@@ -59,101 +33,6 @@ def test_one_compilation_serves_all_steps_and_all_resets(marines):
     played(marines, 60)
     battles = marines.base_env.battles
     assert (battles.step._cache_size(), battles.reset._cache_size()) == (1, 1)
-
-
-def test_all_of_jaxmarls_scenarios_are_listed():
-    from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
-
-    assert set(SCENARIOS) == set(MAP_NAME_TO_SCENARIO)
-
-
-@pytest.mark.parametrize("scenario", ["3m", "2s3z", "smacv2_5_units"])
-def test_steps_equal_those_of_jaxmarl(scenario):
-    """Same keys, same actions: observations, state, masks, rewards and wins of jaxmarl's ``step_env``, over 60 steps.
-
-    Each step starts from our state, so that the last bits of one step do not decide the shots of a later one.
-    """
-    import jax.numpy as jnp
-    from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
-
-    options = {"hide": None, "aux": None, "seed": 3, "state_target": "relative"}
-    env = make_env(f"smax/{scenario}", num_envs=B if scenario == "3m" else 4, **options)
-    theirs = HeuristicEnemySMAX(scenario=map_name_to_scenario(scenario))
-    agents = theirs.agents
-
-    @jax.jit
-    @jax.vmap
-    def step(key, state, actions):
-        _, key = jax.random.split(key)
-        observation, state, reward, done, _ = theirs.step_env(key, state, {a: actions[i] for i, a in enumerate(agents)})
-        mask = theirs.get_avail_actions(state)
-        stacked = jnp.stack([observation[a] for a in agents]), jnp.stack([mask[a] for a in agents])
-        return *stacked, observation["world_state"], reward["ally_0"], done["__all__"], state
-
-    torch.manual_seed(0)
-    td, wins, ends = env.reset(), 0, 0
-    for _ in range(60):
-        key, state = env.base_env._keys, env.base_env._battle[0]
-        td = env.rand_action(td)
-        actions = jnp.asarray(td[keys.ACTION].numpy().astype("int32"))
-        observation, mask, world, reward, done, new = step(key, state, actions)
-        td, after = env.step_and_maybe_reset(td)
-        ours = td["next"]
-        torch.testing.assert_close(ours[keys.OBSERVATION], torch.from_dlpack(observation), atol=1e-5, rtol=0)
-        assert (ours[keys.ACTION_MASK] == torch.from_dlpack(mask).bool()).all()
-        torch.testing.assert_close(ours[keys.REWARD][:, 0, 0], torch.from_dlpack(reward), atol=1e-6, rtol=0)
-        assert (ours["done"][:, 0] == torch.from_dlpack(done)).all()
-        alive = torch.from_dlpack(new.state.unit_alive)
-        n = theirs.num_allies
-        assert (ours["success"][:, 0] == (alive[:, :n].any(1) & ~alive[:, n:].any(1))).all()
-        check_state(env, ours["state"], torch.from_dlpack(world), theirs)
-        wins, ends, td = wins + int(ours["success"].sum()), ends + int(ours["done"].sum()), after
-    assert ends > 0
-
-
-def check_state(env, state, world, theirs):
-    """Our state is jaxmarl's world state as shares, without what is constant or said twice."""
-    units = theirs.num_allies + theirs.num_enemies
-    rows = world[:, : 10 * units].reshape(-1, units, 10)
-    types = rows[..., 4:].argmax(-1)
-    cooldowns = torch.from_dlpack(theirs.unit_type_weapon_cooldowns).clone()[types]
-    for i, unit in enumerate(env.task.state_layout.entities):
-        ours = {name: state[:, env.task.state_layout.slices[f"{unit}.{name}"]] for name in ("health", "position")}
-        torch.testing.assert_close(ours["health"], rows[:, i, :1])
-        torch.testing.assert_close(ours["position"], rows[:, i, 1:3] / 32, atol=1e-6, rtol=0)
-        cooldown = state[:, env.task.state_layout.slices[f"{unit}.cooldown"]][:, 0]
-        torch.testing.assert_close(cooldown, rows[:, i, 3].clamp(min=0) / cooldowns[:, i], atol=1e-5, rtol=0)
-        kind = rows[:, i, 4:] if env.base_env.battles.types else rows[:, i, 4:].sum(-1, keepdim=True)
-        ours = state[:, env.task.state_layout.slices[f"{unit}.{'type' if env.base_env.battles.types else 'alive'}"]]
-        assert (ours == kind).all()
-
-
-def test_the_fast_push_is_jaxmarls():
-    """Crowded units, dead and alive: positions agree to 4e-6 map units."""
-    from jaxmarl.environments.smax.smax_env import SMAX, map_name_to_scenario
-
-    from globediff_torchrl.envs.smax_units import ScalarPush
-
-    slow, fast = (kind(scenario=map_name_to_scenario("smacv2_5_units")) for kind in (SMAX, ScalarPush))
-    generator = torch.Generator().manual_seed(0)
-    positions = torch.rand(200, 10, 2, generator=generator) * 3 + torch.rand(200, 1, 2, generator=generator) * 28
-    types = torch.randint(6, (200, 10), generator=generator).to(torch.uint8)
-    alive = torch.rand(200, 10, generator=generator) < 0.8
-    _, state = jax.eval_shape(slow.reset, jax.random.PRNGKey(0))
-    numbers = {"unit_positions": positions, "unit_types": types, "unit_alive": alive}
-    state = state.replace(**{name: jax.numpy.asarray(value.numpy()) for name, value in numbers.items()})
-    fields = ("unit_positions", "unit_types", "unit_alive")
-
-    def push(simulator):
-        def one(positions, types, alive):
-            return simulator._push_units_away(state.replace(**dict(zip(fields, (positions, types, alive)))))
-
-        pushed = jax.jit(jax.vmap(lambda *args: one(*args).unit_positions))
-        return torch.from_dlpack(pushed(*(getattr(state, field) for field in fields)))
-
-    before, after = push(slow), push(fast)
-    assert (before - positions).abs().max() > 0.1
-    assert (before - after).abs().max() < 4e-6
 
 
 def test_what_is_hidden_is_zero_and_the_rest_is_untouched(marines):
@@ -323,37 +202,3 @@ def test_jax_is_imported_for_smax_alone():
     code = "import sys, globediff_torchrl as g; g.make_env('vmas/hunt', num_envs=2); print('jax' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
-
-
-SMAX = ["env.max_steps=default", "training.frames_per_batch=80", "evaluation.episodes=8", "evaluation.final_episodes=8"]
-
-
-@pytest.mark.parametrize(("algorithm", "target"), [("mappo", "absolute"), ("globediff", "relative")])
-def test_a_resumed_training_equals_the_uninterrupted_one(algorithm, target, fast_trainer, tmp_path):
-    """Batches of 10 steps hold pieces of battles: the simulator must be brought back in the middle of them."""
-
-    def make(folder, resume=None):
-        options = [*SMAX, f"env.state_target={target}"]
-        return fast_trainer(algorithm, *options, iterations=4, folder=folder, env="smax/3m", resume=resume)
-
-    whole = make("whole")
-    if target == "relative":  # the state model infers the enemies' facts, the critic reads the whole state
-        assert whole.team.state_model.state_key == keys.TARGET_STATE
-        assert whole.team.state_model.state_dim == whole.env.task.target_layout.size
-    results = whole.train()
-    parts = make("parts")
-
-    def stop(batch):
-        if parts.collected_frames == 160:
-            parts.request_stop()
-
-    parts.register_op("post_steps_log", stop)
-    parts.train()
-    torch.manual_seed(12345)
-    resumed = make("parts", resume=tmp_path / "parts")
-    assert resumed.collected_frames == 160
-    resumed.train()
-    for (name, one), two in zip(whole.team.policy.state_dict().items(), resumed.team.policy.state_dict().values()):
-        torch.testing.assert_close(one, two, atol=1e-6, rtol=0, msg=name)
-    assert whole.table.rows[-1]["frames"] == 320
-    assert 0 <= results["stochastic/success"] <= 1

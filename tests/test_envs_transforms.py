@@ -21,7 +21,7 @@ from globediff_torchrl.envs.auxiliary import FrameMemory, joint
 from globediff_torchrl.envs.presets import PRESETS
 from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.keys import AUX_OBSERVATION
+from globediff_torchrl.keys import ACTION, ACTIVE_MASK, AGENT_ID, AUX_OBSERVATION, LAST_ACTION, OBSERVATION
 
 
 def early_ending(**kwargs):
@@ -227,3 +227,23 @@ def test_histories_go_on_from_one_collector_batch_to_the_next():
     seen = torch.cat([agents["observation"][..., [0, 1, 2, 3, 6]], agents["last_action"]], dim=-1)
     expected = history_by_hand(seen, begins(rollout), 3, True)
     torch.testing.assert_close(agents["aux_observation"][..., :-2], expected, rtol=0, atol=0)
+
+
+def readings(aux, spoil):
+    """Five readings in a row; with ``spoil``, each is overwritten in place once it is copied."""
+    keys = (OBSERVATION, LAST_ACTION, AGENT_ID, ACTIVE_MASK, AUX_OBSERVATION)
+    torch.manual_seed(0)
+    env = make_env("vmas/balance", 3, aux=aux, hide=["agent.velocity"], continuous_actions=False, seed=100)
+    reading, copies = env.reset(), []
+    for action in range(5):
+        copies.append(reading.select(*keys).clone())
+        given = reading.clone().set(ACTION, torch.full((3, env.task.n_agents), action))
+        for key in keys if spoil else ():
+            reading[key].fill_(action % 2 + 6)
+        reading = env.step(given)["next"]
+    return torch.stack(copies)
+
+
+@pytest.mark.parametrize("aux", ["joint", "history", "joint_history"])
+def test_what_a_user_writes_into_a_reading_never_comes_back(aux):
+    assert (readings(aux, spoil=True) == readings(aux, spoil=False)).all()

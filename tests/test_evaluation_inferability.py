@@ -1,15 +1,12 @@
 """Measures of inferability against closed forms."""
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from globediff_torchrl.envs.auxiliary import FrameMemory, joint
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.evaluation.distances import energy_distance, mean_pair_distance
 from globediff_torchrl.evaluation.inferability import (
     accuracy,
     coverage,
@@ -19,18 +16,6 @@ from globediff_torchrl.evaluation.inferability import (
     r_squared_error,
     spread_over_error,
 )
-
-PATH = Path(__file__).parent.parent / "benchmarks" / "inferability.py"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """The script as a module; it takes its own folder from the import path, so one is put there for it."""
-    monkeypatch.setattr(sys, "path", ["benchmarks", *sys.path])
-    spec = importlib.util.spec_from_file_location("inferability", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def posterior(rows: int, samples: int, scale: float = 1.0, shift: float = 0.0):
@@ -53,6 +38,11 @@ def test_r_squared_of_a_noisy_linear_fact_is_its_share_of_the_variance():
     g = torch.Generator().manual_seed(0)
     x, noise = torch.randn(2, 20_000, generator=g)
     assert r_squared(3 * x, 3 * x + noise) == pytest.approx(9 / 10, abs=0.01)
+
+
+def test_accuracy_of_unequal_shapes_is_refused():
+    with pytest.raises(UserError, match="one shape"):
+        accuracy(torch.zeros(4, 2), torch.zeros(4))
 
 
 def test_what_does_not_vary_has_no_r_squared():
@@ -106,6 +96,18 @@ def test_the_energy_score_is_best_for_exact_samples_and_a_point_has_its_distance
     assert energy_score(point, torch.zeros(1, 2)) == 5
 
 
+def test_the_energy_score_of_two_samples_is_that_of_the_hand():
+    # E|S - t| = (1 + 3) / 2, E|S - S'| = 2
+    assert energy_score(torch.tensor([[[1.0], [3.0]]]), torch.zeros(1, 1)) == pytest.approx(2 - 2 / 2)
+
+
+def test_the_energy_score_over_truths_is_half_the_energy_distance_but_for_their_own_spread():
+    g = torch.Generator().manual_seed(0)
+    samples, truth = torch.randn(1, 60, 3, generator=g), torch.randn(80, 3, generator=g) + 1
+    score = energy_score(samples.expand(80, 60, 3), truth)
+    assert score == pytest.approx(float(energy_distance(samples[0], truth) + mean_pair_distance(truth)) / 2, rel=1e-4)
+
+
 def test_the_energy_score_does_not_depend_on_the_chunks():
     samples, truth = posterior(30, 8)
     assert energy_score(samples, truth, chunk=7) == pytest.approx(energy_score(samples, truth))
@@ -140,46 +142,3 @@ def test_shapes_that_do_not_fit_are_refused():
         coverage(torch.zeros(4, 5, 2), torch.zeros(4, 2))
     with pytest.raises(UserError, match="one shape"):
         r_squared(torch.zeros(4), torch.zeros(4, 1))
-
-
-def battles(script, lengths, seed=0):
-    """Steps of made-up episodes of five agents, as the script collects them."""
-    g = torch.Generator().manual_seed(seed)
-    total = sum(lengths)
-    step = torch.cat([torch.arange(length) for length in lengths])
-    action = torch.randint(script.ACTIONS, (total, 5), generator=g)
-    return script.Episodes(
-        {
-            "observation": torch.randn(total, 5, 92, generator=g),
-            "last_action": torch.where(step[:, None] == 0, -1, action),
-            "alive": torch.rand(total, 5, generator=g) < 0.8,
-            "seen": torch.rand(total, 5, 5, generator=g) < 0.8,
-            "relative": torch.randn(total, 5, 40, generator=g),
-            "absolute": torch.randn(total, 100, generator=g),
-            "step": step,
-            "episode": torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
-        }
-    )
-
-
-@pytest.mark.parametrize(("x", "team"), [("own_m3", False), ("joint_m3", True)])
-def test_the_script_builds_x_as_the_environment_does(script, x, team):
-    data = battles(script, [7, 2, 6])
-    memory, expected = FrameMemory(3, differences=True), []
-    for frame, step in zip(data.frames, data.step.tolist()):
-        frames = memory.restart(frame, None) if step == 0 else memory.push(frame)
-        frames = joint(frames) if team else frames
-        expected.append(torch.cat([frames, torch.eye(5)], -1))
-    rows = torch.cartesian_prod(torch.arange(15), torch.arange(5))
-    torch.testing.assert_close(data.x(x, rows), torch.stack(expected).flatten(0, 1))
-
-
-def test_the_gru_remembers_each_agents_own_past_and_no_other_episode(script):
-    model, data, changed = script.Gru(107, 40), battles(script, [4, 9, 5]), battles(script, [4, 9, 5])
-    changed.frames[8, 2] += 1  # step 4 of the second episode, agent 2
-    for some in (data, changed):
-        script.remember(model, some)
-    differs = (data.memory != changed.memory).any(-1)
-    assert differs[8:13, 2].all() and differs.sum() == 5
-    alone = model.gru(torch.cat([data.frames[4:13, 3], torch.eye(5)[3].expand(9, 5)], -1))[0]
-    torch.testing.assert_close(data.memory[4:13, 3], alone)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 
 import pytest
+from process_watch import wait_until
 from sc2_standin import Knobs, install, read_log
 
-pb = pytest.importorskip("s2clientprotocol.sc2api_pb2", reason="s2clientprotocol is not installed")
+pytest.importorskip("s2clientprotocol", reason="s2clientprotocol is not installed")
 
-from s2clientprotocol import debug_pb2  # noqa: E402
-from sc2_standin.maps import MAPS, map_file  # noqa: E402
-from sc2_standin.requests import JOIN, create  # noqa: E402
+from s2clientprotocol import debug_pb2
+from s2clientprotocol import sc2api_pb2 as pb
+from sc2_standin.maps import MAPS, map_file
+from sc2_standin.requests import JOIN, create
 
 
 @pytest.fixture
@@ -30,8 +31,7 @@ def game(monkeypatch, tmp_path):
 
     def prepare(**knobs):
         monkeypatch.setenv("SC2PATH", str(install(tmp_path)))
-        for name, value in Knobs(log=str(log), **knobs).environ().items():
-            monkeypatch.setenv(name, value)
+        Knobs(log=str(log), **knobs).set(monkeypatch)
         return log
 
     yield prepare
@@ -116,18 +116,11 @@ def test_an_engine_whose_parent_is_killed_ends_by_itself(game, tmp_path):
     log = game()
     binary = tmp_path / "StarCraftII" / "Versions" / "Base75689" / "SC2_x64"
     shell = subprocess.Popen(["sh", "-c", f"{binary} -listen 127.0.0.1 -port 0 & wait"])
-    wait_for(lambda: read_log(log).started)
+    assert wait_until(lambda: read_log(log).started, 20)
     shell.kill()
     shell.wait()
-    wait_for(lambda: read_log(log).exits)
+    assert wait_until(lambda: read_log(log).exits, 20)
     assert read_log(log).exits[0][1] == "orphan"
-
-
-def wait_for(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.05)
 
 
 def nearest_or_first(env):

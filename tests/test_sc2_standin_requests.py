@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from sc2_standin import Knobs
 
-pb = pytest.importorskip("s2clientprotocol.sc2api_pb2", reason="s2clientprotocol is not installed")
+pytest.importorskip("s2clientprotocol", reason="s2clientprotocol is not installed")
 
-from s2clientprotocol import common_pb2, debug_pb2, raw_pb2  # noqa: E402
-from sc2_standin.engine import ATTACK, HEAL, MOVE, STOP, Engine  # noqa: E402
-from sc2_standin.maps import map_file  # noqa: E402
-from sc2_standin.requests import JOIN, create  # noqa: E402
+from s2clientprotocol import common_pb2, debug_pb2, raw_pb2
+from s2clientprotocol import sc2api_pb2 as pb
+from sc2_standin.engine import ATTACK, HEAL, MOVE, STOP, Engine
+from sc2_standin.maps import map_file
+from sc2_standin.requests import JOIN, create
 
 
 @pytest.fixture
@@ -76,8 +77,10 @@ def test_the_types_of_the_allies_are_the_last_of_all_types_without_a_gap(ask):
 
 
 def test_orders_are_answered_with_results_and_obeyed(ask):
+    def look():
+        return ask(observation=pb.RequestObservation()).observation.observation.raw_data.units
+
     begin(ask, "MMM")
-    look = lambda: ask(observation=pb.RequestObservation()).observation.observation.raw_data.units  # noqa: E731
     units = look()
     marine = next(unit for unit in units if unit.unit_type == 1971)
     medivac = next(unit for unit in units if unit.unit_type == 1972)

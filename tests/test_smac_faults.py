@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from process_watch import wait_until
 from sc2_standin import Knobs, install, read_log
 
 from globediff_torchrl import keys, make_env
@@ -32,8 +33,7 @@ def knobs(tmp_path, monkeypatch):
     """``knobs(refuse=1, ...)`` sets the stand-in's knobs; the engines of the test, counted before and after."""
 
     def choose(**values):
-        for name, value in Knobs(damage=0.0, log=tmp_path / "log", **values).environ().items():
-            monkeypatch.setenv(name, value)
+        Knobs(damage=0.0, log=tmp_path / "log", **values).set(monkeypatch)
 
     monkeypatch.setenv("SC2PATH", str(install(tmp_path)))
     choose()
@@ -77,12 +77,6 @@ def engines(log):
 def zombies(others):
     new = set(children()) - others
     return [pid for pid in new if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"]
-
-
-def wait_until(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
 
 
 def play(env, fault):

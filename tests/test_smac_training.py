@@ -40,9 +40,7 @@ CRASH = 100  # step requests until the first engine dies: behind the warm-up, in
 def standin(tmp_path, monkeypatch):
     """The stand-in, whose first engine crashes; every engine that was started must have ended."""
     monkeypatch.setenv("SC2PATH", str(install(tmp_path / "sc2")))
-    knobs = Knobs(damage=0.5, log=tmp_path / "log", crash_at=CRASH, faulty_starts=1)
-    for name, value in knobs.environ().items():
-        monkeypatch.setenv(name, value)
+    Knobs(damage=0.5, log=tmp_path / "log", crash_at=CRASH, faulty_starts=1).set(monkeypatch)
     yield tmp_path / "log"
 
 

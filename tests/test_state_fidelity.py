@@ -1,27 +1,18 @@
 """benchmarks/fidelity.py: its plan, its resume, and the equations as printed."""
 
 import csv
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from benchmark_scripts import load
 
 from globediff_torchrl.state_models import GlobeDiff
-
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "fidelity.py"
 
 
 @pytest.fixture
 def fidelity(monkeypatch):
-    monkeypatch.setattr(sys, "path", ["the folder that the script drops", *sys.path])
-    threads = torch.get_num_threads()
-    spec = importlib.util.spec_from_file_location("fidelity_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    torch.set_num_threads(threads)
+    return load(monkeypatch, "fidelity")
 
 
 @pytest.fixture

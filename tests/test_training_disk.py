@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from stopped_runs import checkpoints, train_until
 from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
@@ -23,15 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 EVERY = ["checkpoint.every_frames=80", "checkpoint.keep_last=2"]
 
 
-def checkpoints(run: Path) -> list[Path]:
-    return sorted((run / "checkpoints").glob("checkpoint-*"))
-
-
 @pytest.fixture
 def two_checkpoints(fast_trainer, tmp_path):
-    trainer = fast_trainer("globediff", *EVERY, iterations=4)
-    trainer.register_op("post_steps", lambda: trainer.request_stop() if trainer.collected_frames == 160 else None)
-    trainer.train()
+    train_until(fast_trainer("globediff", *EVERY, iterations=4), 160)
     assert [path.name[-4:] for path in checkpoints(tmp_path / "run")] == ["0080", "0160"]
     return tmp_path / "run"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from pathlib import Path
 
 import pytest
 import torch
+from stopped_runs import checkpoints, same, stop_at
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl import TrainingError, UserError, load_policy, make_trainer
@@ -20,21 +20,6 @@ from globediff_torchrl.training.hooks import StateModelUpdate
 
 EVERY = ["checkpoint.every_frames=80", "checkpoint.keep_last=2"]
 UPDATES = ["state_model_update.every_episodes=12", "state_model_update.steps=2"]  # a remainder lies over the stop
-
-
-def stop_at(trainer, frames: int, how=None):
-    stop = how or trainer.request_stop
-
-    def hook(batch):
-        if trainer.collected_frames == frames:
-            stop()
-
-    trainer.register_op("post_steps_log", hook)
-    return trainer
-
-
-def checkpoints(run: Path) -> list[Path]:
-    return sorted((run / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize("algorithm", ["globediff", "mappo_history"])
@@ -104,13 +89,6 @@ def test_a_run_killed_outside_its_iterations_is_resumed_to_the_same_end(
     assert results["frames"] == 160 and results["complete"]
     files = [(tmp_path / name / "policy.safetensors").read_bytes() for name in ("whole", "parts")]
     assert files[0] == files[1]
-
-
-def same(one, two):
-    """Bit by bit."""
-    for module in ("policy", "critic"):
-        pairs = zip(getattr(one.team, module).state_dict().items(), getattr(two.team, module).state_dict().values())
-        assert [name for (name, a), b in pairs if not torch.equal(a, b)] == []
 
 
 def test_a_run_that_is_complete_is_not_run_again(fast_trainer, tmp_path, capsys):

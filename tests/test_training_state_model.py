@@ -20,7 +20,7 @@ from globediff_torchrl.training.hooks import StateModelUpdate
 class Counter:
     """Stands for the fitter: counts the gradient steps."""
 
-    model = SimpleNamespace(state_key="state")
+    model = SimpleNamespace(state_key="state", infer_per="agent")
 
     def __init__(self):
         self.steps = 0
@@ -58,7 +58,7 @@ def batch_of(dones: list[bool], agents: int = 2):
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=8), st.integers(1, 9))
 def test_an_update_of_so_many_steps_follows_every_n_episodes_and_the_rest_is_carried_over(batches, every):
     fitter, episodes = Counter(), 0
-    hook = StateModelUpdate(fitter, Sink(), every=every, steps=3, batch_size=8, lr=1e-3, per_team=False)
+    hook = StateModelUpdate(fitter, Sink(), every=every, steps=3, batch_size=8, lr=1e-3)
     for dones in batches:
         hook.extend(batch_of(dones))
         metrics = hook.update(None)
@@ -69,7 +69,7 @@ def test_an_update_of_so_many_steps_follows_every_n_episodes_and_the_rest_is_car
 
 
 def test_the_spread_of_the_last_step_is_measured_on_the_living_of_the_newest_batch():
-    hook = StateModelUpdate(Counter(), Sink(), every=1, steps=1, batch_size=8, lr=1e-3, per_team=False)
+    hook = StateModelUpdate(Counter(), Sink(), every=1, steps=1, batch_size=8, lr=1e-3)
     for shift in (0, 1000):
         batch = batch_of([False, True, True])
         batch["agents", "aux_observation"] += shift
@@ -81,9 +81,7 @@ def test_the_spread_of_the_last_step_is_measured_on_the_living_of_the_newest_bat
 
 
 def test_the_cadence_goes_on_after_a_resume():
-    hooks = [
-        StateModelUpdate(Counter(), Sink(), every=5, steps=1, batch_size=8, lr=1e-3, per_team=False) for _ in range(2)
-    ]
+    hooks = [StateModelUpdate(Counter(), Sink(), every=5, steps=1, batch_size=8, lr=1e-3) for _ in range(2)]
     for hook in hooks:
         hook.fitter.state_dict = dict
         hook.fitter.load_state_dict = lambda state: None
@@ -98,10 +96,20 @@ def test_the_cadence_goes_on_after_a_resume():
 def test_what_a_crash_ended_is_neither_an_episode_nor_data():
     batch = batch_of([False, True, False, True, True])
     batch["valid"] = torch.tensor([1, 1, 0, 0, 1], dtype=torch.bool).reshape(1, 5, 1)
-    hook = StateModelUpdate(Counter(), Sink(), every=5, steps=1, batch_size=8, lr=1e-3, per_team=False)
+    hook = StateModelUpdate(Counter(), Sink(), every=5, steps=1, batch_size=8, lr=1e-3)
     hook.extend(batch)
     assert hook.waiting == 2
     assert torch.equal(hook.replay_buffer.pairs[0]["state"], batch["state"][0, [0, 1, 4]])
+
+
+@pytest.mark.parametrize(("infer_per", "agents"), [("agent", 2), ("team", 1)])
+def test_the_replay_buffer_holds_the_first_agents_x_alone_where_the_model_infers_once_for_the_team(infer_per, agents):
+    fitter = Counter()
+    fitter.model = SimpleNamespace(state_key="state", infer_per=infer_per)
+    hook = StateModelUpdate(fitter, Sink(), every=1, steps=1, batch_size=8, lr=1e-3)
+    batch = batch_of([False] * 3)
+    hook.extend(batch)
+    assert torch.equal(hook.replay_buffer.pairs[0][k.AUX_OBSERVATION], batch[k.AUX_OBSERVATION][0, :, :agents])
 
 
 @pytest.mark.parametrize(("per_team", "agents"), [(False, 2), (True, 1)])

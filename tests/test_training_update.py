@@ -6,35 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_loss import SETTINGS, StateAsValue
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
-from torch import nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl import keys as k
 from globediff_torchrl import make_actor, make_critic, make_env
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.training.mappo import Advantages, BatchValueNorm, Minibatches, make_loss, normalize
-
-SETTINGS = {
-    "gamma": 0.9,
-    "lmbda": 0.8,
-    "clip_epsilon": 0.2,
-    "clip_value": True,
-    "entropy_coeff": 0.01,
-    "critic_coeff": 1.0,
-}
-
-
-class Stub(nn.Module):
-    """V(s) = s, for each of two agents."""
-
-    def __init__(self):
-        super().__init__()
-        self.one = nn.Parameter(torch.ones(()))
-
-    def forward(self, state):
-        return (self.one * state).unsqueeze(-2).expand(*state.shape[:-1], 2, 1)
+from globediff_torchrl.training.true_inferences import update_reads_truth
 
 
 def loss_of(env, critic=None, value_norm=None, **changes):
@@ -77,7 +58,7 @@ BY_HAND = torch.tensor([[6.84, 6.56], [7.0, 8.0], [-1.0, -1.56], [-5.0, -3.0], [
 
 
 def test_gae_bootstraps_a_truncation_and_not_a_termination():
-    critic = TensorDictModule(Stub(), in_keys=["state"], out_keys=[k.STATE_VALUE])
+    critic = TensorDictModule(StateAsValue(), in_keys=["state"], out_keys=[k.STATE_VALUE])
     batch = Advantages(loss_of(make_env("vmas/hunt", num_envs=2), critic))(five_steps())
     values = torch.arange(1.0, 6.0).reshape(1, 5, 1, 1)
     torch.testing.assert_close(batch[k.VALUE_TARGET], BY_HAND + values)
@@ -139,6 +120,11 @@ def test_the_ratio_is_one_before_the_first_step_on_a_batch(fast_trainer, algorit
         assert record["ratio"].shape == (80, 2)
         torch.testing.assert_close(record["ratio"], torch.ones(80, 2), atol=1e-5, rtol=0)
         assert record["clip_fraction"] == 0
+
+
+@pytest.mark.parametrize(("given", "truth"), [(True, True), ("true", True), ("TRUE", True), ("inferred", False)])
+def test_update_input_is_taken_as_yamls_bool_and_as_a_word(given, truth):
+    assert update_reads_truth(given) is truth
 
 
 def test_update_input_true_replaces_every_inference_by_the_true_state(fast_trainer):

@@ -1,7 +1,8 @@
 """Environments: ``make_env`` and everything that it is made of."""
 
 from globediff_torchrl.envs.auxiliary import AuxObservation, JointObservation, ObservationHistory
-from globediff_torchrl.envs.factory import available_envs, make_env, wrap_env
+from globediff_torchrl.envs.factory import make_env, wrap_env
+from globediff_torchrl.envs.families import available_envs
 from globediff_torchrl.envs.layout import Feature, FeatureLayout
 from globediff_torchrl.envs.snapshot import (
     can_be_saved,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchrl.data.tensor_specs import Composite, Unbounded
 from torchrl.envs import Transform
 
-from globediff_torchrl.envs.transforms import AlwaysWrites, reset_mask
+from globediff_torchrl.envs.transforms import AlwaysWrites, Eye, put, reset_mask
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.keys import AUX_OBSERVATION, LAST_ACTION, OBSERVATION
 
@@ -42,12 +42,12 @@ class FrameMemory(nn.Module):
         return self.frames
 
     def push(self, frame: Tensor) -> Tensor:
-        """Add ``frame`` ``[*B, n, f]`` and drop the oldest."""
+        """Add ``frame`` ``[*B, n, f]``, which it may keep as it is, and drop the oldest."""
         if self.frames is None:
             return self.restart(frame, None)
         size, old = frame.shape[-1], self.frames
         if self.history == 0:
-            self.frames = frame.clone()
+            self.frames = frame
         elif self.differences:
             kept = old[..., size : self.history * size]
             self.frames = torch.cat([frame, frame - old[..., :size], kept], dim=-1)
@@ -58,10 +58,14 @@ class FrameMemory(nn.Module):
 
 def joint(x: Tensor) -> Tensor:
     """``[*B, n, f]`` -> ``[*B, n, n * f]``: agent i's own, then those of i+1, i+2, ... (around the team)."""
-    n = x.shape[-2]
-    agents = torch.arange(n, device=x.device)
-    order = (agents[:, None] + agents[None, :]) % n
-    return x.index_select(-2, order.flatten()).reshape(*x.shape[:-1], n * x.shape[-1])
+    return _joint_view(x).contiguous()
+
+
+def _joint_view(x: Tensor) -> Tensor:
+    """The same without its copy: overlapping windows of the team written twice in a row, to be read only."""
+    *batch, n, size = x.shape
+    twice = torch.cat([x, x.narrow(-2, 0, n - 1)], dim=-2).contiguous()
+    return twice.as_strided((*batch, n, n * size), (*twice.stride()[:-2], size, 1))
 
 
 class ObservationHistory(Transform):
@@ -90,8 +94,9 @@ class ObservationHistory(Transform):
         return tensordict_reset.set(self.out_keys[0], frames.clone())
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        # a copy: a partial reset writes into the entries of a tensordict
-        return next_tensordict.set(self.out_keys[0], self.memory.push(next_tensordict.get(self.in_keys[0])).clone())
+        # copies: a partial reset writes into the entries of a tensordict
+        frame = next_tensordict.get(self.in_keys[0]).clone()
+        return put(next_tensordict, self.out_keys[0], self.memory.push(frame).clone())
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         *shape, size = observation_spec[self.in_keys[0]].shape
@@ -111,7 +116,7 @@ class JointObservation(AlwaysWrites):
         super().__init__(in_keys=[in_key], out_keys=[out_key])
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        return next_tensordict.set(self.out_keys[0], joint(next_tensordict.get(self.in_keys[0])))
+        return put(next_tensordict, self.out_keys[0], joint(next_tensordict.get(self.in_keys[0])))
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         *shape, size = observation_spec[self.in_keys[0]].shape
@@ -146,7 +151,7 @@ class AuxObservation(Transform):
         out_key: NestedKey = AUX_OBSERVATION,
     ):
         super().__init__(in_keys=list(in_keys), out_keys=[out_key])
-        self.join = join
+        self.join, self.eye = join, Eye()
         self.memory = FrameMemory(history, differences)
         self.register_buffer("columns", columns, persistent=False)
 
@@ -155,7 +160,7 @@ class AuxObservation(Transform):
         return tensordict_reset.set(self.out_keys[0], self._finish(frames))
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        return next_tensordict.set(self.out_keys[0], self._finish(self.memory.push(self._frame(next_tensordict))))
+        return put(next_tensordict, self.out_keys[0], self._finish(self.memory.push(self._frame(next_tensordict))))
 
     def _frame(self, tensordict: TensorDictBase) -> Tensor:
         observation, action = (tensordict.get(key) for key in self.in_keys)
@@ -164,9 +169,8 @@ class AuxObservation(Transform):
         return torch.cat([observation, action], dim=-1)
 
     def _finish(self, frames: Tensor) -> Tensor:
-        n = frames.shape[-2]
-        index = torch.eye(n, device=frames.device).expand(*frames.shape[:-1], n)
-        return torch.cat([joint(frames) if self.join else frames, index], dim=-1)
+        index = self.eye(frames.shape[:-1], frames.device)
+        return torch.cat([_joint_view(frames) if self.join else frames, index], dim=-1)
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         *shape, observed = observation_spec[self.in_keys[0]].shape

@@ -8,7 +8,7 @@ import torch
 from torchrl.envs import Compose, EnvBase, RenameTransform, RewardSum, StepCounter, TransformedEnv
 
 from globediff_torchrl.envs.auxiliary import AuxObservation
-from globediff_torchrl.envs.families import FAMILIES, available_envs, check_name  # noqa: F401
+from globediff_torchrl.envs.families import FAMILIES, check_name
 from globediff_torchrl.envs.hiding import resolve_hidden
 from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.envs.task import AUX_KINDS, Task

@@ -16,6 +16,7 @@ from torchrl.envs import EnvBase
 
 from globediff_torchrl.envs.legal import LegalRandomActions
 from globediff_torchrl.envs.life import Life
+from globediff_torchrl.envs.transforms import put
 from globediff_torchrl.errors import TrainingError, UserError
 from globediff_torchrl.keys import CRASHED, CRASHES, ENGINE_MEMORY, SUCCESS, TERMINATED, TRUNCATED
 
@@ -129,9 +130,8 @@ class GuardedEnv(LegalRandomActions, EnvBase):
         life = self._life
         if life is None:  # it has crashed, and nobody has asked for a new episode
             return self._crashed_step()
-        given = tensordict.exclude("next") if "next" in tensordict else tensordict.copy()
         try:
-            reading = life.call(lambda: life.env.step(given).get("next"), self.step_timeout)
+            reading = life.call(partial(_one_step, life.env, tensordict), self.step_timeout)
         except UserError:
             raise
         except Exception as error:
@@ -156,7 +156,7 @@ class GuardedEnv(LegalRandomActions, EnvBase):
             reading.set(TRUNCATED, torch.zeros(1, dtype=torch.bool, device=self.device))
         ours = {CRASHED: crashed, CRASHES: self.crash_count, ENGINE_MEMORY: self._memory}
         for key, value in ours.items():
-            reading.set(key, torch.tensor([value], device=self.device))
+            put(reading, key, torch.tensor([value], device=self.device))
         return reading
 
     def _living(self) -> Life:
@@ -226,3 +226,10 @@ class GuardedEnv(LegalRandomActions, EnvBase):
             if name.startswith("_") or life is None:
                 raise
             return getattr(life.env, name)
+
+
+def _one_step(env: EnvBase, tensordict: TensorDictBase) -> TensorDictBase:
+    """What comes next, without the checks of ``env.step``: those of whoever steps the guard are the same."""
+    reading = env._step(tensordict)
+    env._complete_done(env.full_done_spec, reading)
+    return reading

@@ -16,7 +16,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
 
-from globediff_torchrl.envs.legal import LegalRandomActions, legal_action  # noqa: F401
+from globediff_torchrl.envs.legal import LegalRandomActions
 from globediff_torchrl.envs.processes import die_with_parent, end_with_parent
 from globediff_torchrl.errors import TrainingError, UserError, check_count
 

@@ -32,11 +32,35 @@ def reset_mask(tensordict: TensorDictBase, group: str = "agents") -> Tensor | No
     return mask.reshape(*tensordict.batch_size, -1).any(dim=-1)
 
 
+def put(tensordict: TensorDictBase, key: NestedKey, value: Tensor) -> TensorDictBase:
+    """Sets an entry whose shape and device are right, and returns the tensordict.
+
+    In a step of one environment, what ``set`` spends on its checks is more than what is computed.
+    """
+    put_in = tensordict._set_str if isinstance(key, str) else tensordict._set_tuple
+    put_in(key, value, inplace=False, validated=True)
+    return tensordict
+
+
 class AlwaysWrites(Transform):
     """Base of the transforms that write the same after a reset as after a step."""
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
         return self._call(tensordict_reset)
+
+
+class Eye:
+    """Identity matrices, made once for a shape and a device; to be read only."""
+
+    def __init__(self) -> None:
+        self._made_for, self._eye = None, None
+
+    def __call__(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """``[*B, n]`` -> ``[*B, n, n]`` (float)."""
+        if self._made_for != (shape, device):
+            self._made_for = shape, device
+            self._eye = torch.eye(shape[-1], device=device).expand(*shape, shape[-1])
+        return self._eye
 
 
 class HideFeatures(AlwaysWrites):
@@ -58,7 +82,7 @@ class HideFeatures(AlwaysWrites):
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
         # where, not a product: what is hidden may be infinite
         observation = torch.where(self.visible, next_tensordict.get(self.in_keys[0]), 0.0)
-        return next_tensordict.set(self.out_keys[0], observation)
+        return put(next_tensordict, self.out_keys[0], observation)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.names) or 'nothing'})"
@@ -83,6 +107,7 @@ class LastAction(Transform):
         super().__init__(in_keys=[observation_key], out_keys=[out_key])
         self.action_key = action_key
         self.n_actions, self.size = action_size(action_spec)
+        self.eye = Eye()
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
         observation = tensordict_reset.get(self.in_keys[0])
@@ -91,8 +116,10 @@ class LastAction(Transform):
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         action = tensordict.get(self.action_key)
         if self.n_actions is not None:
-            action = torch.nn.functional.one_hot(action.long(), self.n_actions)
-        return next_tensordict.set(self.out_keys[0], action.to(torch.float32, copy=True))
+            action = torch.nn.functional.embedding(action.long(), self.eye((self.n_actions,), action.device))
+        else:
+            action = action.to(torch.float32, copy=True)
+        return put(next_tensordict, self.out_keys[0], action)
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         shape = observation_spec[self.in_keys[0]].shape[:-1]
@@ -114,13 +141,13 @@ class AgentId(AlwaysWrites):
 
     def __init__(self, observation_key: NestedKey = OBSERVATION, out_key: NestedKey = AGENT_ID):
         super().__init__(in_keys=[observation_key], out_keys=[out_key])
+        self.eye = Eye()
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
         observation = next_tensordict.get(self.in_keys[0])
-        n = observation.shape[-2]
-        index = torch.eye(n, device=observation.device).expand(*observation.shape[:-1], n)
+        index = self.eye(observation.shape[:-1], observation.device)
         # a copy: a partial reset writes into the entries of a tensordict
-        return next_tensordict.set(self.out_keys[0], index.clone())
+        return put(next_tensordict, self.out_keys[0], index.clone())
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         shape = observation_spec[self.in_keys[0]].shape[:-1]
@@ -154,7 +181,7 @@ class ActiveMask(AlwaysWrites):
             alive = torch.ones((*observation.shape[:-1], 1), dtype=torch.bool, device=observation.device)
         else:
             alive = ~next_tensordict.get(self.mask_key)[..., self.no_op : self.no_op + 1]
-        return next_tensordict.set(self.out_keys[0], alive)
+        return put(next_tensordict, self.out_keys[0], alive)
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         shape = (*observation_spec[self.in_keys[0]].shape[:-1], 1)
@@ -175,7 +202,7 @@ class TimeFraction(AlwaysWrites):
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
         steps = next_tensordict.get(self.in_keys[0]).to(torch.float32)
-        return next_tensordict.set(self.out_keys[0], steps * self.scale)
+        return put(next_tensordict, self.out_keys[0], steps * self.scale)
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         shape = observation_spec[self.in_keys[0]].shape

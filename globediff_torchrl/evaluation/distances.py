@@ -26,13 +26,33 @@ def energy_distance(a: Tensor, b: Tensor) -> Tensor:
         tensor(2.)
     """
     _check(a, b, 2)
-    return 2 * torch.cdist(a, b).mean((-2, -1)) - _mean_pair(a) - _mean_pair(b)
+    return 2 * _pairwise(a, b).mean((-2, -1)) - mean_pair_distance(a) - mean_pair_distance(b)
 
 
-def _mean_pair(a: Tensor) -> Tensor:
-    """Mean distance of two different samples, ``[*B]``."""
+def mean_pair_distance(a: Tensor) -> Tensor:
+    """Mean distance of two different samples, an unbiased estimate of ``E|A - A'|``.
+
+    Args:
+        a: ``[*B, M, d]``, M at least 2.
+
+    Returns:
+        ``[*B]``, in the units of the samples.
+
+    Raises:
+        UserError: fewer than two samples.
+
+    Example:
+        >>> mean_pair_distance(torch.tensor([[0.0], [1.0]]))
+        tensor(1.)
+    """
+    _check(a, a, 2)
     m = a.shape[-2]
-    return torch.cdist(a, a, compute_mode="donot_use_mm_for_euclid_dist").sum((-2, -1)) / (m * (m - 1))
+    return _pairwise(a, a).sum((-2, -1)) / (m * (m - 1))
+
+
+def _pairwise(a: Tensor, b: Tensor) -> Tensor:
+    # by differences: cdist's matrix product loses all digits of samples that lie close together, far from zero
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def wasserstein2(a: Tensor, b: Tensor) -> Tensor:
@@ -58,7 +78,7 @@ def wasserstein2(a: Tensor, b: Tensor) -> Tensor:
     _check(a, b, 1)
     if a.shape != b.shape:
         raise UserError(f"wasserstein2 expects two samples of one size, got {list(a.shape)} and {list(b.shape)}.")
-    cost = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square() / a.shape[-1]
+    cost = _pairwise(a, b).square() / a.shape[-1]
     flat = cost.reshape(-1, *cost.shape[-2:])
     best = [c[linear_sum_assignment(c.cpu().numpy())].mean() for c in flat]
     return torch.stack(best).reshape(cost.shape[:-2])

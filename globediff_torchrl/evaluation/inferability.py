@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.evaluation.distances import mean_pair_distance
 
 
 def r_squared(estimate: Tensor, truth: Tensor) -> float:
@@ -96,12 +97,11 @@ def energy_score(samples: Tensor, truth: Tensor, chunk: int = 512) -> float:
         UserError: shapes that do not fit.
     """
     _check(samples, truth, least=1)
-    count, total = samples.shape[1], 0.0
+    total = 0.0
     for some, true in zip(samples.split(chunk), truth.split(chunk)):
         score = (some - true.unsqueeze(1)).norm(dim=-1).mean(1)
-        if count > 1:
-            between = torch.cdist(some, some, compute_mode="donot_use_mm_for_euclid_dist").sum((1, 2))
-            score = score - between / (2 * count * (count - 1))
+        if some.shape[1] > 1:
+            score = score - mean_pair_distance(some) / 2
         total += float(score.double().sum())
     return total / max(len(samples), 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -107,7 +108,7 @@ def make_trunk(
     return nn.Sequential(*layers)
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A trunk over the joined features of the agents, and a head on it: ``decode(encode(*features))``.
 
     Args:
@@ -123,9 +124,9 @@ class Network(nn.Module):
         """``[*B, n, d]`` and ``[*B, d]`` features to ``[*B, n, f]``, or ``[*B, f]`` where none has an agent dim."""
         return self.trunk(join(features, self.agents))
 
+    @abstractmethod
     def decode(self, encoded: Tensor) -> Tensor | tuple[Tensor, ...]:
         """What the network answers from ``[*B, n, f]``."""
-        raise NotImplementedError
 
     def forward(self, *features: Tensor) -> Tensor | tuple[Tensor, ...]:
         return self.decode(self.encode(*features))

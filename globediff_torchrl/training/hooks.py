@@ -58,7 +58,6 @@ class StateModelUpdate(TrainerHookBase):
         steps: gradient steps an update.
         batch_size: pairs in a step.
         lr: learning rate of these steps; the pretraining's schedule has ended near zero.
-        per_team: see :func:`~globediff_torchrl.training.dataset.pairs`.
     """
 
     def __init__(
@@ -70,18 +69,18 @@ class StateModelUpdate(TrainerHookBase):
         steps: int,
         batch_size: int,
         lr: float,
-        per_team: bool,
     ) -> None:
         self.fitter, self.replay_buffer = fitter, replay_buffer
         self.every, self.steps, self.batch_size = every, steps, batch_size
-        self.lr, self.per_team = lr, per_team
+        self.lr = lr
         self.waiting = 0
         self.updates = 0
         self.newest: TensorDictBase | None = None  # the pairs of the last batch
 
     def extend(self, batch: TensorDictBase) -> None:
         self.waiting += int(episode_ends(batch).sum())
-        self.newest = pairs(batch, self.per_team, self.fitter.model.state_key)
+        model = self.fitter.model
+        self.newest = pairs(batch, model.infer_per == "team", model.state_key)
         self.replay_buffer.extend(self.newest)
 
     def update(self, batch: TensorDictBase) -> dict[str, float]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
-from torchrl.modules import PopArtValueNorm, ValueNorm, set_recurrent_mode
+from torchrl.modules import PopArtValueNorm, ValueNorm
 from torchrl.objectives import ValueEstimators
 from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl.trainers import Trainer
@@ -17,7 +17,7 @@ from torchrl.trainers.trainers import OptimizationStepper, TrainerHookBase
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import TrainingError, UserError
-from globediff_torchrl.policies.recurrent import hidden_before, memories
+from globediff_torchrl.policies.recurrent import memories
 
 
 def make_loss(
@@ -112,36 +112,6 @@ class Advantages(TrainerHookBase):
         return batch.set(keys.ADVANTAGE, normalize(batch.get(keys.ADVANTAGE), active))
 
     def register(self, trainer: Trainer, name: str = "advantages") -> None:
-        trainer.register_op("batch_process", self)
-
-
-class TrueInferences(TrainerHookBase):
-    """``update_input=true``: the policy update reads the true state where the rollout read the inferred one.
-
-    That is the paper's Sec. 4.3. The probability ratio would then not be 1 before the first update, so the stored
-    log-probability is replaced by that of the stored action under the true state, once a batch; so are the hidden
-    states of a recurrent actor, which are those of what the rollout read.
-    """
-
-    def __init__(self, actor: ProbabilisticTensorDictSequential, target: NestedKey = keys.STATE) -> None:
-        self.actor, self.target = actor, target
-        read = [keys.INFERRED_STATE, keys.INFERRED_MEAN, keys.INFERRED_BLEND, keys.HYPOTHESES]
-        self.inferences = [key for key in read if key in actor.in_keys]
-
-    @torch.no_grad()
-    def __call__(self, batch: TensorDictBase) -> TensorDictBase:
-        state = batch.get(self.target)
-        for key in self.inferences:
-            truth = state if state.ndim > batch.ndim + 1 else state.unsqueeze(-2)  # the same for all agents
-            truth = truth.unsqueeze(-2) if key == keys.HYPOTHESES else truth
-            batch.set(key, truth.expand_as(batch.get(key)).contiguous())
-        with set_recurrent_mode(True):  # in the order of time, where there is a memory
-            distribution = self.actor.get_dist(batch)
-        for head in memories(self.actor):
-            batch.set(head.hidden_key, hidden_before(batch, head))
-        return batch.set(keys.ACTION_LOG_PROB, distribution.log_prob(batch.get(keys.ACTION)))
-
-    def register(self, trainer: Trainer, name: str = "true_inferences") -> None:
         trainer.register_op("batch_process", self)
 
 

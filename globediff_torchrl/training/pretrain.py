@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import TensorDictBase
 from torchrl.data import TensorDictReplayBuffer
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TrainerHookBase
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from globediff_torchrl import keys
 from globediff_torchrl.evaluation.episodes import relative_error
-from globediff_torchrl.state_models import Fitter, fit
+from globediff_torchrl.state_models import Fitter, StateModel, fit
 from globediff_torchrl.training.dataset import PairWriter, load_dataset
 
 PROGRESS_FILE = "pretraining.pt"
@@ -31,21 +31,21 @@ class OfflineData:
         path: folder of the dataset; used again where it is complete and fits.
         frames: number of pairs.
         expected: what a reused dataset must have been collected for.
-        per_team, target: see :func:`~globediff_torchrl.training.dataset.pairs`.
+        model: says whether one inference serves the team, and which key is s.
         collect: fills a writer by the behaviour policy.
     """
 
     path: Path
     frames: int
     expected: dict[str, Any]
-    per_team: bool
-    target: NestedKey
+    model: StateModel
     collect: Callable[[PairWriter], None]
 
     def get(self) -> TensorDictBase:
         data = load_dataset(self.path, self.expected)
         if data is None:
-            writer = PairWriter(self.path, self.frames, self.per_team, self.target)
+            model = self.model
+            writer = PairWriter(self.path, self.frames, model.infer_per == "team", model.state_key)
             writer.check()
             self.collect(writer)
             data = writer.finish(self.expected)

@@ -13,6 +13,7 @@ from globediff_torchrl.envs.smac_maps import CONFIGURATIONS
 from globediff_torchrl.errors import UserError, check_device, unknown
 from globediff_torchrl.policies.recurrent import RECURRENT
 from globediff_torchrl.training import config as configuration
+from globediff_torchrl.training.true_inferences import UPDATE_INPUTS
 
 Check = tuple[str, Callable[[Any], bool]]  # what is expected, and whether a value is that
 
@@ -103,7 +104,7 @@ CHECKS: dict[Check, tuple[str, ...]] = {
     NAMES: ("algorithm.inputs",),
 }
 CHOICES = {
-    "training.update_input": ("inferred", "true"),
+    "training.update_input": UPDATE_INPUTS,
     "training.actor.recurrent": RECURRENT,
     "training.critic.recurrent": RECURRENT,
     "env.configuration": tuple(CONFIGURATIONS),

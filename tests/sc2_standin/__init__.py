@@ -11,8 +11,7 @@ Use, in a test::
     from sc2_standin import Knobs, install, read_log
 
     monkeypatch.setenv("SC2PATH", str(install(tmp_path)))
-    for name, value in Knobs(damage=0.5, log=tmp_path / "log").environ().items():
-        monkeypatch.setenv(name, value)
+    Knobs(damage=0.5, log=tmp_path / "log").set(monkeypatch)
     ...                                            # what follows may use pysc2, smacv2, TorchRL
     assert not read_log(tmp_path / "log").running  # every engine that was started has ended
 

@@ -36,6 +36,11 @@ class Knobs:
         """Every knob as an environment variable, so that one set replaces another entirely."""
         return {PREFIX + field.name.upper(): str(getattr(self, field.name)) for field in fields(self)}
 
+    def set(self, monkeypatch) -> None:
+        """For the engines that this process starts, until pytest's ``monkeypatch`` is undone."""
+        for name, value in self.environ().items():
+            monkeypatch.setenv(name, value)
+
     @classmethod
     def from_environ(cls) -> Knobs:
         """The knobs of this process; a variable that is not set keeps its default."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from vmas.simulator.core import Agent, Landmark, Sphere, World
-from vmas.simulator.scenario import BaseScenario
 from vmas.simulator.utils import Color, ScenarioUtils
 
 from globediff_torchrl.envs.layout import Feature
+from globediff_torchrl.envs.scenarios.target import TargetScenario
 
 
-class Scenario(BaseScenario):
+class Scenario(TargetScenario):
     """Agents and one static target, all uniformly drawn in a walled box; nothing ends an episode.
 
     Reward of every agent: ``.1 * mean_i exp(-(d_i / width)^2)`` with d_i the distance of agent i to the target: the
@@ -41,30 +41,10 @@ class Scenario(BaseScenario):
         world.add_landmark(self.target)
         return world
 
-    def reset_world_at(self, env_index: int | None = None):
-        rows = self.world.batch_dim if env_index is None else 1
-        for entity in [*self.world.agents, self.target]:
-            place = torch.empty(rows, 2, device=self.world.device).uniform_(-self.box, self.box)
-            entity.set_pos(place, batch_index=env_index)
-
-    def distances(self) -> Tensor:
-        """Distance of each agent to the target, ``[B, n]``."""
-        places = torch.stack([agent.state.pos for agent in self.world.agents], dim=1)
-        return torch.linalg.vector_norm(places - self.target.state.pos.unsqueeze(1), dim=-1)
-
-    def reward(self, agent: Agent) -> Tensor:
-        if agent is self.world.agents[0]:
-            self._team_reward = 0.1 * torch.exp(-((self.distances() / self.width) ** 2)).mean(dim=1)
-        return self._team_reward
-
     def observation(self, agent: Agent) -> Tensor:
         offset = self.target.state.pos - agent.state.pos
         distance = torch.linalg.vector_norm(offset, dim=-1, keepdim=True)
         return torch.cat([agent.state.pos, agent.state.vel, offset, distance], dim=-1)
-
-    def success(self) -> Tensor:
-        """True where every agent is within .1 of the target, ``[B]``."""
-        return (self.distances() < 0.1).all(dim=1)
 
     def observation_features(self) -> list[Feature]:
         return [

@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Tensor
 from vmas.simulator.core import Agent, Landmark, Sphere, World
-from vmas.simulator.scenario import BaseScenario
 from vmas.simulator.utils import Color, ScenarioUtils
 
 from globediff_torchrl.envs.layout import Feature
+from globediff_torchrl.envs.scenarios.target import TargetScenario
 
 
-class Scenario(BaseScenario):
+class Scenario(TargetScenario):
     """A target flies in a straight line and bounces off the walls of a box; agents that are near it see it.
 
     Reward of every agent: ``.1 * mean_i exp(-(d_i / width)^2)``, d_i the distance of agent i to the target.
@@ -47,10 +47,8 @@ class Scenario(BaseScenario):
         return world
 
     def reset_world_at(self, env_index: int | None = None):
+        super().reset_world_at(env_index)
         rows = self.world.batch_dim if env_index is None else 1
-        for entity in [*self.world.agents, self.target]:
-            place = torch.empty(rows, 2, device=self.world.device).uniform_(-self.box, self.box)
-            entity.set_pos(place, batch_index=env_index)
         angle = torch.empty(rows, 1, device=self.world.device).uniform_(-math.pi, math.pi)
         velocity = self.speed * torch.cat([angle.cos(), angle.sin()], dim=-1)
         self.target.set_vel(velocity, batch_index=env_index)
@@ -61,24 +59,10 @@ class Scenario(BaseScenario):
         inwards = -state.pos.sign() * state.vel.abs()
         state.vel = torch.where(state.pos.abs() >= self.box, inwards, state.vel)
 
-    def distances(self) -> Tensor:
-        """Distance of each agent to the target, ``[B, n]``."""
-        places = torch.stack([agent.state.pos for agent in self.world.agents], dim=1)
-        return torch.linalg.vector_norm(places - self.target.state.pos.unsqueeze(1), dim=-1)
-
-    def reward(self, agent: Agent) -> Tensor:
-        if agent is self.world.agents[0]:
-            self._team_reward = 0.1 * torch.exp(-((self.distances() / self.width) ** 2)).mean(dim=1)
-        return self._team_reward
-
     def observation(self, agent: Agent) -> Tensor:
         offset = self.target.state.pos - agent.state.pos
         seen = (torch.linalg.vector_norm(offset, dim=-1, keepdim=True) <= self.sight).to(offset.dtype)
         return torch.cat([agent.state.pos, agent.state.vel, offset, seen, seen * offset], dim=-1)
-
-    def success(self) -> Tensor:
-        """True where every agent is within .1 of the target, ``[B]``."""
-        return (self.distances() < 0.1).all(dim=1)
 
     def observation_features(self) -> list[Feature]:
         return [

@@ -1,0 +1,32 @@
+"""Rows that a benchmark measured come back as they went, and their table is one that Markdown reads."""
+
+import pytest
+
+from globediff_torchrl.evaluation.measurements import arguments, markdown_table, read_rows, write_rows
+
+
+def test_rows_come_back_as_text_and_what_is_lacking_is_empty(tmp_path):
+    path = tmp_path / "new" / "rows.csv"
+    assert read_rows(path) == []
+    write_rows(path, ("map", "ms"), [{"map": "3m, small", "ms": 1.5}, {"map": "MMM"}])
+    assert read_rows(path) == [{"map": "3m, small", "ms": "1.5"}, {"map": "MMM", "ms": ""}]
+    write_rows(path, ("map", "ms"), [{"map": "25m", "ms": 2}])
+    assert read_rows(path) == [{"map": "25m", "ms": "2"}]
+    with pytest.raises(ValueError, match="wall"):
+        write_rows(path, ("map",), [{"wall": 1}])
+
+
+def test_a_table_has_as_many_cells_in_every_line():
+    assert markdown_table(["a", "b"], [["1", "2"], ["3", "4"]]).splitlines() == [
+        "| a | b |",
+        "|---|---|",
+        "| 1 | 2 |",
+        "| 3 | 4 |",
+    ]
+    with pytest.raises(ValueError, match="2 cells, got 1"):
+        markdown_table(["a", "b"], [["1"]])
+
+
+def test_every_benchmark_in_turns_takes_the_same_arguments():
+    given = arguments("what it does", rounds=7, output="runs/there").parse_args(["--table-only"])
+    assert (given.rounds, str(given.output), given.table_only) == (7, "runs/there", True)
