@@ -133,7 +133,8 @@ def training_table(rows: list[dict]) -> list[str]:
 def models(steps: int, device: str) -> dict[str, tuple[torch.nn.Module, Callable[[int], Callable[[], object]]]]:
     """Name -> (the network, a function of the batch size that gives what to time: one whole inference)."""
     rows = torch.arange(STATE).view(-1, FEATURES)
-    choices = {f"mlp, width {width}": {"width": width} for width in (128, 256, 512)}
+    sizes = (("mlp", 128), ("mlp", 256), ("mlp", 512), ("gated", 128), ("gated", 256))
+    choices = {f"{denoiser}, width {width}": {"denoiser": denoiser, "width": width} for denoiser, width in sizes}
     choices["U-Net, flat"] = {"denoiser": "unet", "width": 32}
     choices["U-Net, entity tokens"] = {"denoiser": "unet", "width": 32, "tokens": "entity", "token_index": rows}
     found = {}

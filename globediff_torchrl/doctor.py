@@ -100,7 +100,7 @@ def check_protobuf() -> Iterator[Finding]:
         said = str(error).splitlines()[0][:80] if str(error) else ""
         yield Finding("smac", "missing", f"a protobuf that reads s2clientprotocol ({said})", FIXES["protobuf"])
         return
-    slow = "in pure Python: with upb an environment step is 1.7 to 3 times as fast"
+    slow = "in pure Python: with upb an environment step without the engine is 1.5 times as fast"
     state, text, fix = ("warning", slow, "docs/smac.md, section on upb") if kind == "python" else ("ok", kind, "")
     yield Finding("smac", state, f"protobuf reads the engine's messages {text}", fix)
 

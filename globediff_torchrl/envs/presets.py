@@ -76,6 +76,13 @@ PRESETS: dict[str, Preset] = {
         max_steps=50,
         description="two hidden bits whose product says which gate pays; each agent holds one share of the product",
     ),
+    "sonar": Preset(
+        scenarios.Sonar,
+        hide=("source.offset",),
+        aux="joint",
+        max_steps=50,
+        description="two ranges from a rail leave a place on either side of it; what pays is how far off it is",
+    ),
     "pursuit": Preset(
         scenarios.Pursuit,
         kwargs={"n_agents": 3},

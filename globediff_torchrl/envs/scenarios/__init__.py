@@ -5,5 +5,6 @@ from globediff_torchrl.envs.scenarios.gates import Scenario as Gates
 from globediff_torchrl.envs.scenarios.hunt import Scenario as Hunt
 from globediff_torchrl.envs.scenarios.navigation import Scenario as Navigation
 from globediff_torchrl.envs.scenarios.pursuit import Scenario as Pursuit
+from globediff_torchrl.envs.scenarios.sonar import Scenario as Sonar
 
-__all__ = ["Compass", "Gates", "Hunt", "Navigation", "Pursuit"]
+__all__ = ["Compass", "Gates", "Hunt", "Navigation", "Pursuit", "Sonar"]
