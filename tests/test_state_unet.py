@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.state_models.denoisers import ResidualMLP, sinusoidal_steps
+from globediff_torchrl.state_models.denoisers import MLPS, sinusoidal_steps
 from globediff_torchrl.state_models.tokens import Tokens
 from globediff_torchrl.state_models.unet import ConditionalUNet1D
 
@@ -51,15 +51,15 @@ def test_an_index_that_cannot_be_right_is_refused(index, message):
 
 def make(kind, d_z=4, d_s=9):
     torch.manual_seed(0)
-    if kind == "mlp":
-        net = ResidualMLP(d_s, 6, d_z, steps=5, width=32)
+    if kind in MLPS:
+        net = MLPS[kind](d_s, 6, d_z, steps=5, width=32)
     else:
         net = ConditionalUNet1D(d_s, 6, d_z, steps=5, width=8, tokens=kind, token_index=INDEX)
     torch.nn.init.normal_(net.leave[-1].weight, std=0.3)  # a fresh net outputs zeros
     return net
 
 
-KINDS = ["mlp", "flat", "entity"]
+KINDS = ["mlp", "gated", "flat", "entity"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
