@@ -25,11 +25,13 @@ from tqdm import tqdm
 from globediff_torchrl import GlobeDiff, fit, keys, load_policy, make_state_model
 from globediff_torchrl.evaluation.distances import energy_distance
 from globediff_torchrl.evaluation.episodes import run_episodes
+from globediff_torchrl.evaluation.inferability import energy_score, spread_over_error
 
 HIDDEN = {  # features of the state that no agent observes
     "vmas/hunt": "target.*",
     "vmas/trilateration": "goal*",
     "vmas/gates": "team.bits",
+    "vmas/sonar": "source.*",
     "vmas/mirror": "goal*",
     "vmas/relay": "goal*",
     "vmas/compass": "team.*",
@@ -44,20 +46,14 @@ def share(estimate: Tensor, state: Tensor, columns: Tensor) -> float:
     return float(((estimate - state).square().mean(0) / variance.clamp(min=1e-8))[columns].mean())
 
 
-def scores(hypotheses: Tensor, state: Tensor, columns: Tensor) -> dict[str, float]:
-    """Energy score, energy distance and calibration of ``hypotheses [M, S, d_s]`` on ``columns``."""
+def scores(hypotheses: Tensor, state: Tensor, columns: Tensor) -> dict[str, float | str]:
+    """Energy score, energy distance and calibration of ``hypotheses [M, S, d_s]`` on ``columns``, in their spread."""
     scale = state[:, columns].std(0)
     samples, truth = hypotheses[..., columns] / scale, state[:, columns] / scale
-    count = samples.shape[1]
-    between = (samples - truth.unsqueeze(1)).norm(dim=-1).mean()
-    within = torch.cdist(samples, samples).sum((1, 2)).mean() / max(count * (count - 1), 1)
-    error = (samples.mean(1) - truth).square().mean()
-    # the mean of S samples lies off by their variance / S as well, which is not the model's error
-    spread = samples.var(1, correction=min(count - 1, 1)).mean()
     return {
-        "energy_score": float(between - within / 2),
+        "energy_score": energy_score(samples, truth),
         "energy_distance": float(energy_distance(samples[:2000, 0], truth[:2000])),
-        "spread_over_error": float((spread / (error - spread / count).clamp(min=1e-9)).sqrt()),
+        "spread_over_error": spread_over_error(samples, truth) if samples.shape[1] > 1 else "",
     }
 
 
@@ -108,8 +104,6 @@ def measure(run: Path, episodes: int, samples: int) -> list[dict]:
         row["hidden_error"] = share(estimate, s, columns["hidden"])
         drawn = hypotheses if name == "GlobeDiff, one sample" else estimate.unsqueeze(1)
         row |= scores(drawn, s, columns["hidden"])
-        if drawn.shape[1] == 1:
-            row["spread_over_error"] = ""
         rows.append(row)
     return rows
 

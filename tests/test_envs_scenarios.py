@@ -7,40 +7,12 @@ import math
 import pytest
 import torch
 import vmas
+from simple_players import play, put, still, world_of
 from torchrl.envs.libs.vmas import VmasEnv
 from torchrl.envs.utils import check_env_specs
 
 from globediff_torchrl.envs import make_env, scenarios
 from globediff_torchrl.envs.presets import PRESETS
-
-
-def world_of(env):
-    return env.base_env._env.world
-
-
-def put(env, places, target=None):
-    """Agents (and the landmark) of every environment at given places, at rest."""
-    world = world_of(env)
-    for agent, place in zip(world.agents, places):
-        agent.set_pos(torch.tensor([place]).expand(env.num_envs, -1).clone(), batch_index=None)
-    if target is not None:
-        world.landmarks[0].set_pos(torch.tensor([target]).expand(env.num_envs, -1).clone(), batch_index=None)
-
-
-def still(env, td):
-    td["agents", "action"] = torch.zeros(*env.batch_size, env.task.n_agents, 2)
-    return env.step(td)["next"]
-
-
-def play(env, goal, steps):
-    """Return of a team whose agents steer to ``goal(env, td)`` ``[B, n, 2]``, on average over the batch."""
-    td, total = env.reset(), 0.0
-    for _ in range(steps):
-        agents = torch.stack([torch.cat([a.state.pos, a.state.vel], dim=-1) for a in world_of(env).agents], dim=1)
-        td["agents", "action"] = (8 * (goal(env, td) - agents[..., :2]) - 3 * agents[..., 2:]).clamp(-1, 1)
-        step, td = env.step_and_maybe_reset(td)
-        total = total + step["next", "agents", "reward"]
-    return total.mean().item()
 
 
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if not isinstance(preset.scenario, str)])
@@ -159,62 +131,6 @@ def test_gates_pay_an_oracle_and_a_guesser_as_measured():
 def test_gates_need_two_shares():
     with pytest.raises(ValueError, match="at least 2 shares"):
         make_env("vmas/gates", shares=1)
-
-
-def test_sonar_rewards_by_hand():
-    env = make_env("vmas/sonar", num_envs=1)
-    td = env.reset()
-    put(env, [[-0.5, 0.0], [0.5, 0.0], [0.4, 0.0]], target=[0.3, -0.6])  # far, on the other side
-    reward = still(env, td)["agents", "reward"]
-    torch.testing.assert_close(reward, torch.full((1, 3, 1), 0.1 * (1 - math.exp(-((0.8 / 0.25) ** 2)))))
-    put(env, [[-0.5, 0.0], [0.5, 0.0], [-0.15, 0.0]], target=[-1.0, 0.2])
-    reward = still(env, td)["agents", "reward"]
-    torch.testing.assert_close(reward, torch.full((1, 3, 1), 0.1 * (math.exp(-1) - math.exp(-((0.55 / 0.25) ** 2)))))
-
-
-def test_two_ranges_on_the_rail_fix_the_source_but_for_its_side():
-    env = make_env("vmas/sonar", num_envs=4_000, hide=None, seed=0)
-    td = env.rollout(3)[:, -1]["next"]
-    slices = env.task.observation_layout.slices
-    seen = td["agents", "observation"]
-    place, ranges = seen[..., slices["agent.position"]], seen[..., slices["source.heard"]].squeeze(-1)
-    source = seen[:, 0, slices["source.offset"]] + place[:, 0]
-    assert not place[..., 1].any() and not ranges[:, 2].any()  # all on the rail, the runner deaf
-    a, b = place[:, 0, 0], place[:, 1, 0]
-    x = (ranges[:, 0] ** 2 - ranges[:, 1] ** 2 - a**2 + b**2) / (2 * (b - a))
-    height = (ranges[:, 0] ** 2 - (x - a) ** 2).clamp(min=0).sqrt()
-    torch.testing.assert_close(x, source[:, 0], atol=1e-4, rtol=0)
-    torch.testing.assert_close(height, source[:, 1].abs(), atol=1e-3, rtol=0)
-    side = source[:, 1].sign()
-    told = torch.cat([place[..., 0], ranges[:, :2]], dim=1)
-    correlations = ((told - told.mean(0)) / told.std(0) * side.unsqueeze(1)).mean(0)
-    assert correlations.abs().max() < 0.07 and side.mean().abs() < 0.07  # 4,000 coins
-    near, far = source[:, 1].abs() < 0.26, source[:, 1].abs() > 0.49
-    assert (near ^ far).all() and (near.float().mean() - 0.5).abs() < 0.04
-    assert 1.05 < source[:, 0].abs().max() < 1.11
-
-
-def test_sonar_pays_an_oracle_and_nobody_who_guesses():
-    env = make_env("vmas/sonar", num_envs=2_048, seed=0)
-    berth = env.base_env._env.scenario.berth
-
-    def runner(x):
-        return torch.stack([torch.zeros_like(x), torch.zeros_like(x), x], dim=1).unsqueeze(-1) * torch.tensor(
-            [1.0, 0.0]
-        )
-
-    oracle, guesser = (
-        play(env, lambda env, td, f=f: runner(f(berth())), 50) for f in (lambda g: g, lambda g: 0.4 + 0 * g)
-    )
-    assert 3.3 < oracle < 4.2
-    assert abs(guesser) < 0.15
-
-
-def test_listeners_stand_still():
-    rollout = make_env("vmas/sonar", num_envs=8).rollout(20)
-    slices = make_env("vmas/sonar", num_envs=1).task.observation_layout.slices
-    places = rollout["agents", "observation"][..., slices["agent.position"]]
-    assert (places[:, :, :2] == places[:, :1, :2]).all() and not (places[:, -1, 2] == places[:, 0, 2]).any(0)[0]
 
 
 def test_navigation_pays_what_vmas_navigation_pays():
