@@ -24,11 +24,11 @@ sys.path.pop(0)  # this script's folder: names in it would hide packages
 import torch
 from tqdm import tqdm
 
-from globediff_torchrl import load_policy, make_env, make_state_model
+from globediff_torchrl import fit, load_policy, make_env, make_state_model
 from globediff_torchrl.envs.smax_layouts import STEP_LIMIT, state_layout, target_layout
 from globediff_torchrl.evaluation.episode_memory import EpisodeMemory, fit_memory, remember
 from globediff_torchrl.evaluation.hidden_enemies import battle_reader, judge_enemies
-from globediff_torchrl.evaluation.probe import fit_rows, infer_rows
+from globediff_torchrl.evaluation.probe import RowPairs, infer_rows
 from globediff_torchrl.evaluation.recorded import Reads, Recorded, record_episodes
 
 SCENARIO = "smacv2_5_units"
@@ -100,12 +100,12 @@ def run(cell: dict, data: dict[str, Recorded], args) -> dict:
         settings = {**settings, "num_samples": SAMPLES}
     sizes = tuple(part.shape[1] for part in pairs(rows[:1]))
     model = make_state_model(name, sizes, **settings)
-    torch.manual_seed(cell["seed"])
     fitted, measured = rows, None
     if cell["inferer"].endswith("held-out"):
         apart = train.episode[rows[:, 0]] >= 0.9 * cell["episodes"]
-        fitted, measured = rows[~apart], rows[apart]
-    fit_rows(model, pairs, fitted, cell["steps"], args.batch, measured, f"{cell['x']} {cell['inferer']}")
+        fitted, measured = rows[~apart], RowPairs(model, pairs, rows[apart])
+    data_to_fit = RowPairs(model, pairs, fitted)
+    fit(model, data_to_fit, cell["steps"], args.batch, seed=cell["seed"], validation=measured)
     row = {**cell, "d_x": sizes[0], **judge(model, test, cell, test.some(args.rows, 0))}
     few = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: args.rows // 2]]
     trained = judge(model, train, cell, few)

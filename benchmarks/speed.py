@@ -12,7 +12,6 @@ frames per CPU-second. ``--device cuda`` is meant for a GPU.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import resource
@@ -31,6 +30,7 @@ from tensordict import TensorDict
 from tqdm import tqdm
 
 from globediff_torchrl import GlobeDiff, keys, make_env, make_trainer
+from globediff_torchrl.evaluation.measurements import read_rows, write_rows
 
 LEAN = Path(__file__).with_name("lean_mappo.py")
 ALGORITHMS = ("globediff", "mappo", "lean")
@@ -85,15 +85,16 @@ def run_child(algorithm: str, envs: int, iterations: int, args: argparse.Namespa
 
 
 def run_trainings(args: argparse.Namespace, path: Path) -> None:
-    rows = read(path)
+    rows = read_rows(path)
     done = {(int(row["envs"]), row["algorithm"], int(row["round"])) for row in rows}
     plan = [(envs, name, turn) for turn in range(args.rounds) for envs in args.envs for name in ALGORITHMS]
     for envs, name, turn in tqdm([key for key in plan if key not in done], desc="trainings"):
         iterations = args.iterations or max(4, min(52, 640 // envs))  # with one environment: one state model update
         result = run_child(name, envs, iterations, args)
         if result is not None:
-            rows.append({"envs": envs, "algorithm": name, "round": turn, **result})
-            write(path, TRAINING, rows)
+            measured = {column: result[column] for column in TRAINING[3:] if column in result}
+            rows.append({"envs": envs, "algorithm": name, "round": turn, **measured})
+            write_rows(path, TRAINING, rows)
 
 
 def training_table(rows: list[dict]) -> list[str]:
@@ -194,7 +195,7 @@ def milliseconds(call: Callable[[], object], device: str) -> float:
 @torch.no_grad()
 def run_inferences(args: argparse.Namespace, path: Path) -> None:
     torch.manual_seed(args.seed)
-    rows = read(path)
+    rows = read_rows(path)
     done = {(int(row["batch"]), int(row["steps"])) for row in rows}
     plan = [(batch, steps) for batch in args.batches for steps in args.steps if (batch, steps) not in done]
     for batch, steps in tqdm(plan, desc="inferences"):
@@ -213,7 +214,7 @@ def run_inferences(args: argparse.Namespace, path: Path) -> None:
             size = sum(parameter.numel() for parameter in network.parameters())
             ms = statistics.median(times[name])
             rows.append({"batch": batch, "steps": steps, "network": name, "parameters": size, "ms": ms})
-        write(path, INFERENCE, rows)
+        write_rows(path, INFERENCE, rows)
 
 
 def inference_table(rows: list[dict]) -> list[str]:
@@ -233,22 +234,6 @@ def inference_table(rows: list[dict]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- both
-def read(path: Path) -> list[dict]:
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(
-            {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows
-        )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inference", action="store_true", help="time one inference in place of trainings")
@@ -277,7 +262,7 @@ def main() -> None:
             run_inferences(args, inference)
         else:
             run_trainings(args, training)
-    lines = [*training_table(read(training)), "", *inference_table(read(inference))]
+    lines = [*training_table(read_rows(training)), "", *inference_table(read_rows(inference))]
     (args.output / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -53,7 +53,6 @@ def test_a_run_leaves_its_results_and_says_what_is_hidden_and_where_they_lie(tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
 def test_a_process_ended_in_its_pretraining_says_how_to_go_on(tmp_path, fast_config):
     command = [sys.executable, str(ROOT / "benchmarks" / "vmas.py"), f"output={tmp_path / 'run'}"]
     command += [*fast_config("globediff"), "total_frames=160", "pretrain.steps=100000"]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from globediff_torchrl import keys, make_state_model
+from globediff_torchrl import fit, keys, make_state_model
 from globediff_torchrl.envs.layout import Feature, FeatureLayout
 from globediff_torchrl.envs.smax_layouts import target_layout
 from globediff_torchrl.evaluation.hidden_enemies import battle_reader, calibration, if_alive, judge_enemies
-from globediff_torchrl.evaluation.probe import fit_rows, infer_rows
+from globediff_torchrl.evaluation.probe import RowPairs, infer_rows
 
 ENEMIES, TYPES, ROWS = 3, 4, 4_000
 LAYOUT = target_layout(ENEMIES, TYPES)
@@ -119,7 +119,7 @@ def test_a_model_fitted_to_rows_explains_a_linear_fact_to_its_noise():
         return x[rows], s[rows]
 
     model = make_state_model("regressor", (6, 2))
-    fit_rows(model, pairs, torch.arange(2_000), steps=200, batch=256)
+    fit(model, RowPairs(model, pairs, torch.arange(2_000)), steps=200, batch_size=256, progress=False)
     estimate, samples = infer_rows(model, x[2_000:])
     error = (estimate - s[2_000:]).square().mean(0) / s[2_000:].var(0)
     assert samples is None
@@ -140,7 +140,10 @@ def test_the_last_spread_is_measured_on_the_rows_named():
     for measured in (None, torch.arange(2_000, 4_000)):
         torch.manual_seed(0)
         model = make_state_model("globediff", (3, 2), preset="fast", num_samples=16, width=32)
-        fit_rows(model, pairs, torch.arange(2_000), steps=60, batch=128, measured=measured)
+        fitted, held_out = (
+            rows if rows is None else RowPairs(model, pairs, rows) for rows in (torch.arange(2_000), measured)
+        )
+        fit(model, fitted, steps=60, batch_size=128, progress=False, validation=held_out)
         estimate, samples = infer_rows(model, x[:200])
         assert samples.shape == (200, 16, 2) and estimate.shape == (200, 2)
         spreads.append(samples.std(1).mean())

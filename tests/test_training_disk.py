@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import re
 import resource
@@ -122,6 +123,16 @@ def test_a_replay_buffer_comes_back_row_by_row_and_goes_on_at_the_same_place(row
     for buffer in (one, two):
         buffer.extend(data(100, 103))
     assert len(one) == len(two) and torch.equal(one[:]["a", "x"], two[:]["a", "x"])
+
+
+def test_the_curve_of_the_pretraining_is_kept_with_the_loss_on_pairs_that_were_held_out(fast_trainer, tmp_path):
+    trainer = fast_trainer("globediff", "pretrain.steps=60", iterations=1)
+    trainer.train()
+    with (tmp_path / "run" / "pretraining.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["step"] for row in rows] == [50, 60]
+    assert all(row["validation/loss_diffusion"] > 0 for row in rows)
+    assert all(row["validation/loss_diffusion"] != row["loss_diffusion"] for row in rows)
 
 
 def test_nothing_is_loaded_that_could_run_code():

@@ -1,4 +1,4 @@
-"""Fit a state model to rows whose x is built as it is needed, and read its estimate and samples."""
+"""Rows whose x is built as it is needed, for a state model to be fitted to; and its estimate and samples."""
 
 from __future__ import annotations
 
@@ -8,47 +8,35 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
-from tqdm import tqdm
 
 from globediff_torchrl import keys
-from globediff_torchrl.state_models.base import StateModel
-from globediff_torchrl.state_models.fit import CENTER_SHARE, RESIDUAL_ROWS, learning_rate
-from globediff_torchrl.state_models.fitter import Fitter
+from globediff_torchrl.state_models import StateModel
+
+STATISTICS_ROWS = 16_384  # of a joint history, whose rows are wide
 
 
-def fit_rows(
-    model: StateModel,
-    pairs: Callable[[Tensor], tuple[Tensor, Tensor]],
-    rows: Tensor,
-    steps: int,
-    batch: int,
-    measured: Tensor | None = None,
-    label: str = "fit",
-) -> None:
-    """As :func:`globediff_torchrl.fit`, where x of all rows at once would not fit into memory.
+class RowPairs:
+    """The pairs (x, s) of some rows, built as :func:`~globediff_torchrl.fit` asks: all would not fit into memory.
 
     Args:
-        model: any state model with a loss; ends up holding the averaged weights.
-        pairs: rows ``[M, ...]`` to x ``[M, d_x]`` and s ``[M, d_s]``.
-        rows: ``[R, ...]``, to draw batches from with torch's global generator.
-        steps, batch: of the optimiser.
-        measured: rows to measure the spread of the last step on; None for those that are fitted.
-        label: of the progress bar.
+        model: names the keys.
+        build: rows ``[M, ...]`` to x ``[M, d_x]`` and s ``[M, d_s]``.
+        rows: ``[R, ...]``, those to draw from.
     """
-    fitter = Fitter(model)
-    peak = fitter.optimizer.param_groups[0]["lr"]
-    spread = rows[torch.randperm(len(rows))[:RESIDUAL_ROWS]]
-    fitter.set_statistics(*pairs(spread))
-    lead = round(CENTER_SHARE * steps) if model.centred else 0
-    for step in tqdm(range(steps), desc=label, leave=False, mininterval=2):
-        if model.centred and step == lead:
-            fitter.update_residual_scale(*pairs(spread))
-        x, s = pairs(rows[torch.randint(len(rows), (batch,))])
-        pair = TensorDict({model.aux_key: x.unsqueeze(1), model.state_key: s}, [len(x)])
-        fitter.step(pair, learning_rate(step, steps, peak), center_only=step < lead)
-    if measured is not None:
-        spread = measured[torch.randperm(len(measured))[:RESIDUAL_ROWS]]
-    fitter.update_final_scale(*pairs(spread))
+
+    def __init__(self, model: StateModel, build: Callable[[Tensor], tuple[Tensor, Tensor]], rows: Tensor) -> None:
+        self.model, self.build, self.rows = model, build, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def draw(self, size: int, generator: torch.Generator) -> TensorDict:
+        x, s = self.build(self.rows[torch.randint(len(self.rows), (size,), generator=generator)])
+        return TensorDict({self.model.aux_key: x.unsqueeze(1), self.model.state_key: s}, [size])
+
+    def spread(self, size: int) -> tuple[Tensor, Tensor]:
+        every = max(len(self.rows) // min(size, STATISTICS_ROWS), 1)
+        return self.build(self.rows[::every])
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -22,6 +22,19 @@ STATISTICS_NUMBERS = 64_000_000  # of x: a joint history of many agents is wide,
 RESIDUAL_ROWS = 16_384
 WARM_UP = 0.03  # of the steps
 LOG_EVERY = 50
+
+
+class Pairs(Protocol):
+    """Where :func:`fit` takes its pairs from, if not from a tensordict: x may then be built as it is needed."""
+
+    def __len__(self) -> int:
+        """How many rows there are: a resumed fit must have as many."""
+
+    def draw(self, size: int, generator: torch.Generator) -> TensorDictBase:
+        """``size`` random pairs under the model's keys, x ``[size, 1, d_x]`` and s ``[size, d_s]``."""
+
+    def spread(self, size: int) -> tuple[Tensor, Tensor]:
+        """At most about ``size`` pairs from all over the data: x ``[M, d_x]``, s ``[M, d_s]``."""
 
 
 class _Pairs:
@@ -44,6 +57,9 @@ class _Pairs:
             raise UserError(f"{model.state_key!r} has {len(self.s)} rows and {model.aux_key!r} has {len(self.x)}.")
         self.mask = None if self.mask is None else self.mask.reshape(len(self.x), -1)
         self.agents = 1 if model.infer_per == "team" else self.x.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.x)
 
     def take(self, rows: Tensor, agents: Tensor) -> TensorDict:
         """The pairs (step ``rows[i]``, agent ``agents[i]``)."""
@@ -72,6 +88,10 @@ class _Pairs:
         return x[living], s[living]
 
 
+def _pairs_of(model: StateModel, data: TensorDictBase | Pairs) -> Pairs:
+    return data if hasattr(data, "draw") else _Pairs(model, data)
+
+
 def learning_rate(step: int, steps: int, lr: float) -> float:
     """Linear warm-up over the first 3 % of the steps, then a cosine down to a hundredth."""
     warm_up = max(1, round(WARM_UP * steps))
@@ -83,7 +103,7 @@ def learning_rate(step: int, steps: int, lr: float) -> float:
 
 def fit(
     model: StateModel,
-    data: TensorDictBase,
+    data: TensorDictBase | Pairs,
     steps: int = 3000,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -94,7 +114,7 @@ def fit(
     progress: bool = True,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
-    validation: TensorDictBase | None = None,
+    validation: TensorDictBase | Pairs | None = None,
     fitter: Fitter | None = None,
     stop_at: int | None = None,
 ) -> dict[str, list[float]]:
@@ -106,7 +126,7 @@ def fit(
     Args:
         model: any state model with a loss; ends up holding the averaged weights.
         data: ``("agents", "aux_observation")`` ``[*N, n, d_x]`` and ``"state"`` ``[*N, d_s]`` or ``[*N, n, d_s]``, and
-            ``("agents", "active_mask")`` ``[*N, n, 1]`` if there is one; may be memory-mapped.
+            ``("agents", "active_mask")`` ``[*N, n, 1]`` if there is one; may be memory-mapped. Or :class:`Pairs`.
         steps, batch_size, lr, weight_decay: None takes the preset's (presets.py). A row of a batch is one (x, s) pair.
         ema: as :class:`Fitter`. seed: of the batches and the noise.
         progress: show a bar.
@@ -136,7 +156,7 @@ def fit(
     with torch.random.fork_rng(enabled=True):
         torch.manual_seed(seed)
         run = _Run(model, data, steps, batch_size, lr, seed, fitter or Fitter(model, lr, weight_decay, ema=ema))
-        run.validation = None if validation is None else _Pairs(model, validation)
+        run.validation = None if validation is None else _pairs_of(model, validation)
         run.resume_or_start(checkpoint)
         end = steps if stop_at is None else min(stop_at, steps)
         for _ in tqdm(range(run.step, end), disable=not progress, desc=f"fit {type(model).__name__}", initial=run.step):
@@ -150,16 +170,23 @@ class _Run:
     """The state of one call of :func:`fit`, savable at any step."""
 
     def __init__(
-        self, model: StateModel, data: TensorDictBase, steps: int, batch_size: int, lr: float, seed: int, fitter: Fitter
+        self,
+        model: StateModel,
+        data: TensorDictBase | Pairs,
+        steps: int,
+        batch_size: int,
+        lr: float,
+        seed: int,
+        fitter: Fitter,
     ):
         self.model, self.fitter = model, fitter
-        self.pairs = _Pairs(model, data)
+        self.pairs = _pairs_of(model, data)
         self.steps, self.batch_size, self.lr = steps, batch_size, lr
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
         self.history: dict[str, list[float]] = {"step": []}
         self.recent: list[dict[str, Tensor]] = []
-        self.validation: _Pairs | None = None
+        self.validation: Pairs | None = None
 
     @property
     def center_steps(self) -> int:
@@ -219,7 +246,7 @@ class _Run:
         torch.set_rng_state(state["rng"])
 
     def _plan(self) -> dict[str, Any]:
-        return {"steps": self.steps, "batch_size": self.batch_size, "lr": self.lr, "rows": len(self.pairs.x)}
+        return {"steps": self.steps, "batch_size": self.batch_size, "lr": self.lr, "rows": len(self.pairs)}
 
     def save(self, checkpoint: str | Path) -> None:
         """Write the whole state, to a new file that then replaces the old one."""

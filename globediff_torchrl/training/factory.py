@@ -27,6 +27,7 @@ OWN_FILES = (
     "learning_curve.png",
     "policy.safetensors",
     "pretraining.pt",
+    "pretraining.csv",
     "episode.gif",
 )
 

@@ -17,10 +17,13 @@ from tqdm import tqdm
 
 from globediff_torchrl import keys
 from globediff_torchrl.evaluation.episodes import relative_error
+from globediff_torchrl.evaluation.measurements import write_rows
 from globediff_torchrl.state_models import Fitter, StateModel, fit
 from globediff_torchrl.training.dataset import PairWriter, load_dataset
+from globediff_torchrl.training.files import replacing
 
 PROGRESS_FILE = "pretraining.pt"
+CURVE_FILE = "pretraining.csv"
 
 
 @dataclass
@@ -55,6 +58,9 @@ class OfflineData:
 class Pretraining(TrainerHookBase):
     """Runs before the first batch: offline data, :func:`fit`, and the data into the replay buffer.
 
+    The last tenth of the data is held out: the spread of the last denoising step is measured on it, and its loss stands
+    beside that of the others in ``pretraining.csv``.
+
     A resumed run that has collected frames skips it; one that was interrupted within it goes on where it was.
 
     Args:
@@ -66,7 +72,7 @@ class Pretraining(TrainerHookBase):
         steps: gradient steps; 0 leaves the model untrained.
         batch_size: pairs in a step.
         lr: peak learning rate.
-        output: folder for the progress of the fit.
+        output: folder for the progress of the fit and its curve.
         seed: seed of the fit.
         progress: show a progress bar.
     """
@@ -94,7 +100,7 @@ class Pretraining(TrainerHookBase):
             return
         data = self.offline.get()
         held_out = max(len(data) // 10, 1)
-        fit(
+        history = fit(
             self.fitter.model,
             data[:-held_out],
             steps=self.steps,
@@ -106,10 +112,15 @@ class Pretraining(TrainerHookBase):
             checkpoint=self.output / PROGRESS_FILE,
             validation=data[-held_out:],
         )
+        self._write(history)
         self.replay_buffer.extend(data.to_tensordict())
         error = held_out_error(self.fitter.model, data[-held_out:])
         self.trainer._log(**{"pretraining/state_error": error})
         tqdm.write(f"Pretrained on {len(data) - held_out:,} pairs; held-out error {error:.3f} of the mean state's.")
+
+    def _write(self, history: dict[str, list[float]]) -> None:
+        with replacing(self.output / CURVE_FILE) as part:
+            write_rows(part, list(history), (dict(zip(history, row)) for row in zip(*history.values())))
 
     def end(self) -> None:
         """Removes the progress file, which is whole until there is a checkpoint to resume from in its place."""
