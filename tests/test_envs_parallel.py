@@ -10,6 +10,7 @@ import pytest
 import torch
 from process_watch import alive, wait_until
 from scripted_env import guarded
+from torchrl.envs import SerialEnv
 
 from globediff_torchrl.envs.parallel import parallel_env
 from globediff_torchrl.envs.processes import children
@@ -63,6 +64,45 @@ def test_one_environment_runs_in_this_process_with_a_batch_dimension(tmp_path):
     assert env.rollout(3)["state"][0, 0, 3] == os.getpid()
     assert env.batch_size == torch.Size([1])
     env.close()
+    env.close()
+
+
+def steps_of(env, count):
+    """Every entry of a number of steps, and of the next ones' beginnings; all that was given is overwritten."""
+    env.set_seed(100)
+    torch.manual_seed(0)
+    found, given = [], env.reset()
+    for _ in range(count):
+        stepped, after = env.step_and_maybe_reset(env.rand_action(given))
+        found += [stepped.clone(), after.clone()]
+        given = after.clone()
+        for spoilt in (stepped, after):
+            spoilt.apply_(lambda entry: entry.zero_())
+    return found
+
+
+@pytest.mark.parametrize("script", [{}, {"crash": 3, "once": True}, {"crash": 4}])
+def test_one_environment_gives_what_torchrls_serial_env_gives(script, tmp_path):
+    found = []
+    for kind in ("ours", "torchrl"):
+        (tmp_path / kind).mkdir()
+        create = partial(guarded, tmp_path / kind, script)
+        env = (
+            parallel_env(create, 1, [10]) if kind == "ours" else SerialEnv(1, create, create_env_kwargs=[{"seed": 10}])
+        )
+        found.append(steps_of(env, 14))
+        env.close()
+    for ours, theirs in zip(*found):
+        assert set(ours.keys()) == set(theirs.keys()) and (ours == theirs).all()
+    assert sum(step["next", "done"].any() for step in found[0][::2]) > 1
+
+
+def test_one_environment_that_is_not_stepped_stays_where_it_is(tmp_path):
+    env = parallel_env(partial(guarded, tmp_path), 1, [10])
+    td = env.step(env.rand_action(env.reset()))["next"].exclude(("agents", "reward"))
+    skipped = env.step(env.rand_action(td).set("_step", torch.tensor([False])))
+    assert (skipped["next", "state"] == td["state"]).all()
+    assert env.step(env.rand_action(td))["next", "state"][0, 0] == 2
     env.close()
 
 

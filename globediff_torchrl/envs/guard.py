@@ -156,7 +156,7 @@ class GuardedEnv(LegalRandomActions, EnvBase):
             reading.set(TRUNCATED, torch.zeros(1, dtype=torch.bool, device=self.device))
         ours = {CRASHED: crashed, CRASHES: self.crash_count, ENGINE_MEMORY: self._memory}
         for key, value in ours.items():
-            put(reading, key, torch.tensor([value], device=self.device))
+            put(reading, key, torch.full((1,), value, device=self.device))
         return reading
 
     def _living(self) -> Life:

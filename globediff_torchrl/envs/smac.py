@@ -170,16 +170,17 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
         self._mask = np.array(self._env.get_avail_actions(), dtype=bool)
         mask = torch.from_numpy(self._mask.copy())
         agents = {
-            "observation": torch.from_numpy(np.stack(observations).astype(np.float32, copy=False)),
+            "observation": torch.from_numpy(np.array(observations, dtype=np.float32)),
             "action_mask": mask,
             "active_mask": ~mask[:, NO_OP : NO_OP + 1],
         }
         if reward is not None:
             agents["reward"] = torch.full((len(observations), 1), reward)
         flags = {TERMINATED: terminated, TRUNCATED: truncated, DONE: terminated or truncated, SUCCESS: success}
-        root: dict[str, Tensor] = {key: torch.tensor([value]) for key, value in flags.items()}
+        root: dict[str, Tensor] = {key: torch.full((1,), value) for key, value in flags.items()}
         root[STATE] = torch.from_numpy(np.array(state, dtype=np.float32))
-        return TensorDict({**root, AGENTS: TensorDict(agents, [len(observations)])}, []).to(self.device)
+        team = TensorDict(agents, [len(observations)], device=self.device)
+        return TensorDict({**root, AGENTS: team}, [], device=self.device)
 
     def kill(self) -> None:
         """End StarCraft II at once, from any thread; a step that waits for it raises."""

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from pysc2.lib import protocol, remote_controller
-from smacv2.env.starcraft2.starcraft2 import CannotResetException, StarCraft2Env
+from smacv2.env.starcraft2.starcraft2 import CannotResetException
 
 from globediff_torchrl.envs import smac_draws
+from globediff_torchrl.envs.smac_lean import LeanGame
 
 GONE_AFTER = 100  # observations within which units that were killed must have disappeared
 ATTEMPTS = 3  # at a battle whose units do not come
@@ -23,7 +24,7 @@ class EngineError(RuntimeError):
     """StarCraft II died, answered with an error, or does not do what it is asked: this episode is lost."""
 
 
-class Game(StarCraft2Env):
+class Game(LeanGame):
     """smacv2's game and its capability wrapper in one, mended.
 
     Args:
