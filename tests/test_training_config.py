@@ -39,6 +39,7 @@ BAD = {
     "pretrain.behaviour": ("expert",),
     "state_model_update.every_episodes": (0,),
     "state_model_update.steps": (-2,),
+    "state_model_update.max_steps": (0, 1.5, "all"),
     "state_model_update.buffer_size": (0,),
     "training.adam_eps": (0,),
     "training.critic_coeff": (-1,),
@@ -75,6 +76,13 @@ def test_a_bad_value_is_refused_with_its_name_and_itself(name, value):
     with pytest.raises(UserError) as caught:
         validate(config)
     assert name in str(caught.value) and shown in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["state_model_update.max_steps", "state_model_update.steps", "training.lr"])
+def test_a_refusal_names_the_default_that_the_configuration_has(name):
+    default = OmegaConf.select(configuration.compose(), name)
+    with pytest.raises(UserError, match=f"the default is {default}\\."):
+        validate(configuration.compose(overrides=[f"{name}=-1"]))
 
 
 @pytest.mark.parametrize("group", ["algorithm", "experiment", "training", "env"])

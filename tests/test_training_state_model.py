@@ -68,6 +68,22 @@ def test_an_update_of_so_many_steps_follows_every_n_episodes_and_the_rest_is_car
         assert bool(metrics) == (due > 0)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=6), st.integers(1, 9), st.integers(1, 20))
+def test_an_iteration_takes_no_more_steps_than_max_steps_and_what_is_beyond_is_not_made_up_for(ended, every, bound):
+    free, bounded = (
+        StateModelUpdate(Counter(), Sink(), every=every, steps=3, batch_size=8, lr=1e-3, max_steps=max_steps)
+        for max_steps in (None, bound)
+    )
+    for episodes in ended:
+        before = free.fitter.steps, bounded.fitter.steps
+        for hook in (free, bounded):
+            hook.extend(batch_of([True] * episodes + [False]))
+            hook.update(None)
+        taken, allowed = free.fitter.steps - before[0], bounded.fitter.steps - before[1]
+        assert allowed == min(taken, bound) and bounded.waiting == free.waiting
+
+
 def test_the_spread_of_the_last_step_is_measured_on_the_living_of_the_newest_batch():
     hook = StateModelUpdate(Counter(), Sink(), every=1, steps=1, batch_size=8, lr=1e-3)
     for shift in (0, 1000):

@@ -215,4 +215,5 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
         steps=update.steps,
         batch_size=update.batch_size,
         lr=update.lr,
+        max_steps=update.get("max_steps", None),  # runs of before had no such entry
     ).register(trainer)

@@ -58,6 +58,8 @@ class StateModelUpdate(TrainerHookBase):
         steps: gradient steps an update.
         batch_size: pairs in a step.
         lr: learning rate of these steps; the pretraining's schedule has ended near zero.
+        max_steps: gradient steps an iteration at most, or None for no bound. Many environments end many episodes at
+            once; their number would make the state model, not the policy, most of the training.
     """
 
     def __init__(
@@ -69,10 +71,11 @@ class StateModelUpdate(TrainerHookBase):
         steps: int,
         batch_size: int,
         lr: float,
+        max_steps: int | None = None,
     ) -> None:
         self.fitter, self.replay_buffer = fitter, replay_buffer
         self.every, self.steps, self.batch_size = every, steps, batch_size
-        self.lr = lr
+        self.lr, self.max_steps = lr, max_steps
         self.waiting = 0
         self.updates = 0
         self.newest: TensorDictBase | None = None  # the pairs of the last batch
@@ -86,7 +89,8 @@ class StateModelUpdate(TrainerHookBase):
     def update(self, batch: TensorDictBase) -> dict[str, float]:
         due, self.waiting = divmod(self.waiting, self.every)
         metrics: dict[str, Any] = {}
-        for _ in range(due * self.steps):
+        steps = due * self.steps
+        for _ in range(steps if self.max_steps is None else min(steps, self.max_steps)):
             metrics = self.fitter.step(self.replay_buffer.sample(self.batch_size), lr=self.lr)
         if due:
             self._refresh_spread()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
-from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
+from torchrl.data import SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.modules import PopArtValueNorm, ValueNorm
 from torchrl.objectives import ValueEstimators
 from torchrl.objectives.multiagent import MAPPOLoss
@@ -18,6 +18,7 @@ from torchrl.trainers.trainers import OptimizationStepper, TrainerHookBase
 from globediff_torchrl import keys
 from globediff_torchrl.errors import TrainingError, UserError
 from globediff_torchrl.policies.recurrent import memories
+from globediff_torchrl.training.rows import RowStorage
 
 
 def make_loss(
@@ -146,7 +147,7 @@ class Minibatches(TrainerHookBase):
             keys.ACTIVE_MASK,
         ]
         self.buffer = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(frames, compilable=True),  # no lock of another process: a kill would leak it
+            storage=RowStorage(frames, compilable=True),  # no lock of another process: a kill would leak it
             sampler=SamplerWithoutReplacement(),
             batch_size=frames // minibatches,
         )

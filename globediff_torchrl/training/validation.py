@@ -99,7 +99,7 @@ CHECKS: dict[Check, tuple[str, ...]] = {
     BATCH: ("training.frames_per_batch",),
     CHUNK: ("training.chunk_length",),
     POSITIVE_OR_NULL: ("env.sight_range",),
-    COUNT_OR_NULL: ("env.restart_every", "evaluation.num_envs"),
+    COUNT_OR_NULL: ("env.restart_every", "evaluation.num_envs", "state_model_update.max_steps"),
     HIDDEN: ("env.hide",),
     NAMES: ("algorithm.inputs",),
 }
@@ -151,6 +151,9 @@ def _show(value: Any) -> str:
 def _default(name: str, family: str) -> str:
     section, _, rest = name.partition(".")
     env = configuration.main_config(family)
+    own = OmegaConf.select(OmegaConf.load(configuration.config_dir() / f"{env}.yaml"), name)
+    if own is not None:  # it stands in the main configuration, which has the last word
+        return _show(own)
     files = {"training": "training/mappo.yaml", "env": f"env/{env}.yaml", "algorithm": "algorithm/globediff.yaml"}
     file = files.get(section)
     known = OmegaConf.load(configuration.config_dir() / (file or "base.yaml"))
