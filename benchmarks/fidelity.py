@@ -100,8 +100,10 @@ def judge(problem, model: StateModel, seed: int, contexts: int, draws: int) -> d
 
 
 def steps_of(name: str, args: argparse.Namespace) -> int:
-    """Optimiser steps of a row: the U-Net rows have their own number."""
-    return args.paper_steps if name in TIERS[1] else args.steps
+    """Optimiser steps of a row: what was asked for, the U-Net rows have their own number; else the preset's."""
+    given = args.paper_steps if name in TIERS[1] else args.steps
+    kind, settings = _variants()[name]
+    return given or kind.fit_defaults(settings.get("preset", "tuned"))["steps"]
 
 
 def run(problem_name: str, name: str, seed: int, args: argparse.Namespace) -> list[dict]:
@@ -189,8 +191,8 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
     parser.add_argument("--models", nargs="+", choices=list(_variants()), default=None)
     parser.add_argument("--seeds", nargs="+", type=int, default=None, help="default 0 1 2")
-    parser.add_argument("--steps", type=int, default=3000, help="optimiser steps of fit (its default)")
-    parser.add_argument("--paper-steps", type=int, default=3000, help="the same for the rows with the paper's U-Net")
+    parser.add_argument("--steps", type=int, default=None, help="optimiser steps of fit (default: the preset's)")
+    parser.add_argument("--paper-steps", type=int, default=None, help="the same for the rows with the paper's U-Net")
     parser.add_argument("--rows", type=int, default=60_000, help="training pairs")
     parser.add_argument("--contexts", type=int, default=64, help="values of x to judge at")
     parser.add_argument("--draws", type=int, default=192, help="samples for each")

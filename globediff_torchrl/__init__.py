@@ -2,6 +2,7 @@
 
 from globediff_torchrl.envs import available_envs, make_env, wrap_env
 from globediff_torchrl.errors import TrainingError, UserError
+from globediff_torchrl.evaluation.episodes import evaluate
 from globediff_torchrl.evaluation.video import record_episode
 from globediff_torchrl.policies import EgoView, make_actor, make_critic
 from globediff_torchrl.state_models import Fitter, GlobeDiff, GlobeDiffLoss, NoiseSchedule, fit, make_state_model
@@ -16,6 +17,7 @@ __all__ = [
     "TrainingError",
     "UserError",
     "available_envs",
+    "evaluate",
     "fit",
     "load_policy",
     "make_actor",

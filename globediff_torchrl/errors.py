@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -60,3 +61,17 @@ def check_count(name: str, value: Any, instead: str) -> None:
     """Refuses what is no whole number above 0; ``instead`` is the fix that the message offers."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{name} must be a whole number above 0, got {value!r}: {instead}.")
+
+
+def check_sizes(name: str, value: Any) -> None:
+    """Refuses what is no sequence of whole numbers above 0."""
+    sizes = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [None]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise UserError(f"{name} must be a list of whole numbers above 0, got {value!r}: pass e.g. (64, 64).")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses what is neither None nor a whole number from 0 on."""
+    whole = isinstance(seed, Real) and not isinstance(seed, bool) and float(seed).is_integer()
+    if seed is not None and not (whole and seed >= 0):
+        raise UserError(f"seed must be a whole number from 0 on, or None, got {seed!r}: pass e.g. seed=0.")

@@ -67,10 +67,10 @@ LINE = [
     line("evaluation.seed=abc", "evaluation.seed must be a whole number", "got 'abc'", "the default is 10000"),
     line("env.max_steps=0", "a whole number above 0, null or default", "got 0", "the default is 'default'"),
     line("env.history=-1", "env.history must be a whole number", "got -1", "the default is 3"),
-    line("algorithm.state_model.diffusion_steps=0", "an integer K >= 1", "got 0", "take 5, or 1"),
-    line("algorithm.state_model.latent_dim=-1", "latent_dim expects an integer >= 0", "got -1", "0: no latent"),
+    line("algorithm.state_model.diffusion_steps=0", "an integer >= 1", "got 0", "leave it away"),
+    line("algorithm.state_model.latent_dim=-1", "latent_dim expects an integer >= 0", "got -1", "leave it away"),
     line("algorithm.state_model.num_samples=0", "an integer >= 1", "got 0", "leave it away"),
-    line("algorithm.state_model.beta_kl=-1", "a weight >= 0", "got -1", "0 leaves it out"),
+    line("algorithm.state_model.beta_kl=-1", "beta_kl expects a number >= 0", "got -1", "leave it away"),
     line(
         "algorithm.state_model.schedule=linear algorithm.state_model.diffusion_steps=5",
         *("expected at most 0.05", "K = 5", "Use schedule='log_snr'"),
@@ -79,9 +79,12 @@ LINE = [
     line("algorithm=globdiff", "Known: globediff", "Unknown algorithm 'globdiff'", "did you mean 'globediff'"),
     line(
         "experiment=vmas_quik",
-        "Known: smac_",
+        "Known: vmas_full, vmas_quick",
         "Unknown experiment 'vmas_quik'",
         "did you mean 'vmas_quick'",
+    ),
+    line(
+        "experiment=smax_1m", "expected one of vmas: vmas_full", "experiment=smax_1m", "benchmarks/smax.py experiment="
     ),
     line("env.scenario=huntt", "Known: vmas/", "Unknown environment 'vmas/huntt'", "did you mean 'vmas/hunt'"),
     line("algorithm.aux=hist", "Known: history", "Unknown aux 'hist'", "did you mean 'history'"),
@@ -97,11 +100,13 @@ LINE = [
     line("training.lrr=1", "does not fit", "lrr", "training.lrr"),
     line("nonsense", "does not fit", "nonsense", "="),
     line("+training.actor.colour=red", "Known: ", "Unknown entry of training.actor 'colour'", "activation"),
-    line("+algorithm.state_model.colour=red", "cannot take these arguments", "'colour'", "expected"),
+    line("+algorithm.state_model.colour=red", "Known: ", "Unknown argument of GlobeDiff 'colour'", "width"),
     line("+env.kwargs.colour=red", "does not know all of its arguments", "'colour': 'red'", "leave them away"),
     line("+env.kwargs.n_agents=0", "expected arguments that it can be made with", "'n_agents': 0", "leave them away"),
     # parts that do not go together
     line("algorithm.reads=samples", "needs ('agents', 'hypotheses')", "it writes", "num_samples above 1"),
+    line("algorithm=mappo algorithm.reads=sample", "null is expected", "reads=sample", "leave algorithm.reads away"),
+    line("state_model_update.buffer_size=100", "must hold the 160 pairs", "got 100", "or lower pretrain.frames"),
     line("algorithm.aux=null", "no aux observation to infer the state from", "task.aux is None", "make it with aux="),
     line("algorithm=mappo_joint algorithm.aux=null", "is to read", "it has", "pass aux="),
     # devices, folders, files

@@ -10,8 +10,9 @@ from misuse import Misuse, case
 from tensordict import TensorDict
 from torchrl.envs import EnvBase
 
-from globediff_torchrl import UserError, load_policy, make_env, make_trainer, wrap_env
+from globediff_torchrl import UserError, load_policy, make_actor, make_critic, make_env, make_trainer, wrap_env
 from globediff_torchrl.envs.layout import FeatureLayout
+from globediff_torchrl.policies import update_input_statistics
 from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, fit, make_state_model
 
 
@@ -62,6 +63,15 @@ def of_another_env(here: Path):
 def another_aux(here: Path):
     trained = make_state_model("globediff", make_env("vmas/hunt", num_envs=2, aux="joint"), width=16)
     return make_env("vmas/hunt", num_envs=2, aux="history").rollout(2, trained)
+
+
+def hunt():
+    return make_env("vmas/hunt", num_envs=2)
+
+
+def untrained(here: Path):
+    make_trainer(algorithm="mappo", output=here / "run", overrides=["env.num_envs=2"])
+    load_policy(here / "run")
 
 
 class Blind(EnvBase):
@@ -142,7 +152,38 @@ CALLS = [
     Misuse(
         "weights of another size", lambda here: pretrained(here, aux_dim=9), ("do not fit", "size mismatch", "were")
     ),
-    Misuse("no run", lambda here: load_policy(here), ("expected the output folder", "no config.yaml", "has ended")),
+    Misuse("no run", lambda here: load_policy(here), ("expected the output folder", "no config.yaml", "of a run")),
+    Misuse("no weights", untrained, ("expected a run that has ended", "no policy.safetensors", "resume=")),
+    Misuse(
+        "overrides in a string", lambda _: make_trainer(overrides="seed=1"), ("a list", "'seed=1'", "pass ['seed=1']")
+    ),
+    Misuse(
+        "hide a number", lambda _: make_env("vmas/hunt", hide=3), ("a list of feature names", "got 3", "target.range")
+    ),
+    Misuse("hide numbers", lambda _: make_env("vmas/hunt", hide=[3]), ("a list of feature", "got [3]", "target.range")),
+    Misuse("a word as seed", lambda _: make_env("vmas/hunt", seed="a"), ("whole number from 0", "got 'a'", "seed=0")),
+    Misuse("one size", lambda _: make_actor(hunt(), hidden_sizes=64), ("a list of whole", "got 64", "(64, 64)")),
+    Misuse("a size of 0", lambda _: make_critic(hunt(), hidden_sizes=(64, 0)), ("above 0", "got (64, 0)", "(64, 64)")),
+    Misuse(
+        "spread of nothing",
+        lambda _: make_actor(hunt(), reads="mean_spread"),
+        ("num_samples above 1", "got none", "make_actor(env, state_model"),
+    ),
+    Misuse(
+        "spread of one sample",
+        lambda _: make_actor(hunt(), GlobeDiff.from_env(hunt()), reads="mean_spread"),
+        ("needs ('agents', 'hypotheses')", "it writes", "num_samples above 1"),
+    ),
+    Misuse(
+        "an actor without its model",
+        lambda _: hunt().rollout(2, make_actor(hunt())),
+        ("expected a state model", "needs ('agents', 'inferred_blend')", "reads=None"),
+    ),
+    Misuse(
+        "statistics of a bare rollout",
+        lambda _: update_input_statistics(make_actor(hunt()), hunt().rollout(2)),
+        ("expected a rollout as the policy left it", "need ('agents', 'view')", "with ["),
+    ),
     Misuse("no family", lambda _: make_trainer(env="hunt"), ("<family>/<scenario>", "got 'hunt'", "e.g. 'vmas/hunt'")),
     Misuse("unknown family", lambda _: make_trainer(env="sc2/3m"), ("Known: ", "'sc2'", "vmas")),
     Misuse("0 envs", lambda _: make_env("vmas/hunt", num_envs=0), ("a whole number above 0", "got 0", "32 is")),

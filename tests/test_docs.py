@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import runpy
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 
 from globediff_torchrl.envs import make_env
 from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.policies import RunningNorm
 from globediff_torchrl.state_models import STATE_MODELS
 from globediff_torchrl.state_models.presets import PRESETS as MODEL_PRESETS
 from globediff_torchrl.state_models.presets import default_beta_kl
@@ -79,10 +81,23 @@ def test_the_hook_of_the_documentation_logs_a_column(tmp_path, monkeypatch):
     assert names["trainer"].table.rows[0]["action_size"] > 0
 
 
-def test_every_example_is_shown_in_extending():
-    page = (DOCS / "extending.md").read_text()
+def test_the_training_loop_of_the_documentation_trains_actor_critic_and_state_model(tmp_path, monkeypatch, capsys):
+    names = run_example("own_loop", tmp_path, monkeypatch)
+    said = capsys.readouterr().out
+    assert "3 of 3: return" in said and "evaluated: return" in said
+    assert ("agents", "inferred_state") in names["actor"].in_keys and "state" not in names["policy"].in_keys
+    assert len(names["returns"]) == 3 and all(math.isfinite(value) for value in names["returns"])
+    steps = [group["step"] for group in names["optimizer"].state.values()]
+    assert len(steps) == len(list(names["loss"].parameters())) and set(map(int, steps)) == {3 * 4 * 4}
+    assert names["fitter"].steps == 200 + 3 * 10
+    norm = next(layer for layer in names["critic"].modules() if isinstance(layer, RunningNorm))
+    assert norm.count == names["pairs"].numel() + 3 * 32 * 60
+
+
+def test_every_example_is_shown_in_a_page():
+    pages = "".join((DOCS / page).read_text() for page in ("extending.md", "own-loop.md"))
     for example in (DOCS / "examples").glob("*.py"):
-        assert f"examples/{example.name}" in page
+        assert f"literalinclude}} examples/{example.name}" in pages
 
 
 @pytest.mark.parametrize(("column", "training"), [(1, "mappo"), (2, "mappo_reference")])

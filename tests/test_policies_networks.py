@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 from torchrl.modules import PopArtValueNorm
 
-from globediff_torchrl import UserError, make_critic, make_env
-from globediff_torchrl.policies import RunningNorm
+from globediff_torchrl import UserError, make_actor, make_critic, make_env, make_state_model
+from globediff_torchrl.policies import RunningNorm, add_memory, update_input_statistics
 from globediff_torchrl.policies.networks import Head, join, make_trunk
 
 
@@ -121,3 +121,25 @@ def test_a_head_gives_what_a_tensordict_module_gives_without_converting_it(outpu
     assert Head(Net(), in_keys=["one", ("agents", "two")], out_keys=names)(given) is given
     assert set(given.keys(True, True)) == set(expected.keys(True, True))
     assert (given == expected).all()
+
+
+@pytest.mark.parametrize("recurrent", ["none", "gru"])
+def test_input_statistics_are_those_of_what_actor_and_critic_read(recurrent):
+    env = make_env("vmas/hunt", num_envs=4, max_steps=10)
+    model = make_state_model("regressor", env, width=16)
+    actor, critic = make_actor(env, model, recurrent=recurrent), make_critic(env)
+    with torch.no_grad():
+        batch = add_memory(env, actor).rollout(10, TensorDictSequential(model, actor))
+    update_input_statistics(nn.ModuleList([actor, critic]), batch)
+    norms = [layer for module in (actor, critic) for layer in module.modules() if isinstance(layer, RunningNorm)]
+    read = [batch["agents", "observation"], batch["agents", "agent_id"], batch["time"], batch["agents", "view"]]
+    for norm, seen in zip(norms, (join(read, 2), batch["state"]), strict=True):
+        torch.testing.assert_close(norm.mean, seen.flatten(0, -2).mean(0), atol=1e-5, rtol=1e-4)
+
+
+def test_a_module_without_running_statistics_is_left_alone():
+    env = make_env("vmas/hunt", num_envs=2)
+    critic = make_critic(env, input_norm="layer")
+    before = [parameter.clone() for parameter in critic.parameters()]
+    update_input_statistics(critic, env.rollout(3))
+    assert all(torch.equal(one, two) for one, two in zip(before, critic.parameters()))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
+import math
 import re
 import shlex
 from pathlib import Path
@@ -17,6 +19,8 @@ import globediff_torchrl
 from globediff_torchrl.envs import available_envs
 from globediff_torchrl.envs.presets import PRESETS
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.policies.ego_view import READS
+from globediff_torchrl.training import assembly
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.validation import validate
 
@@ -81,8 +85,9 @@ def test_the_scripts_of_the_readme_run_as_printed(tmp_path, monkeypatch, small_t
     for name in ("config.yaml", "summary.json", "progress.csv", "policy.safetensors", "checkpoints", "dataset"):
         assert (tmp_path / "runs" / "first" / name).exists(), name
 
+    capsys.readouterr()
     exec(compile(trained, "README, load_policy", "exec"), names)
-    assert names["rollout"].batch_size == (32, 60)
+    assert names["env"].batch_size == (32,) and math.isfinite(float(capsys.readouterr().out))
 
 
 def command_lines() -> list[tuple[str, str]]:
@@ -123,15 +128,39 @@ def test_every_entry_that_a_page_sets_in_passing_exists():
     found = {entry for page in PAGES for entry in re.findall(inline, page.read_text())}
     assert len(found) > 10
     for entry in found:
-        try:
-            configuration.compose("vmas", [entry])  # raises for an entry that is not there, or is where a + says no
-        except UserError:
-            configuration.compose("smax", [entry])  # an entry of battles
+        families, found = ["vmas", "smax", "smac"], False
+        while not found:
+            try:  # raises for an entry that is not there, or is where a + says no
+                found = configuration.compose(families.pop(0), [entry]) is not None
+            except UserError:
+                if not families:
+                    raise
 
 
-def test_the_tables_of_the_readme_list_every_preset_and_every_algorithm():
-    for name in [*PRESETS, *configuration.choices("algorithm")]:
-        assert re.search(rf"^\|.*`{name}`", README, re.MULTILINE), f"README's tables do not list {name}"
+@pytest.mark.parametrize(
+    ("page", "listed"),
+    [
+        ("README.md", [*PRESETS, *configuration.choices("algorithm")]),
+        ("docs/quickstart.md", [*configuration.choices("algorithm"), *configuration.choices("training")]),
+        ("docs/quickstart.md", configuration.experiments("vmas")),
+        ("docs/concepts.md", [*configuration.choices("algorithm"), *READS]),
+        ("docs/environments.md", PRESETS),
+    ],
+)
+def test_the_tables_of_a_page_list_every_choice(page, listed):
+    text = (ROOT / page).read_text()
+    for name in listed:
+        assert re.search(rf"^\|.*`{name}`", text, re.MULTILINE), f"the tables of {page} do not list {name}"
+
+
+def test_the_table_of_hooks_lists_what_is_registered():
+    code = inspect.getsource(assembly._register_hooks)
+    stages = re.findall(r'register_op\("batch_process", ([\w.]+)\)', code)
+    hooks = re.findall(r"(\w+)\(.*\.register\(trainer\)", code)
+    page = (ROOT / "docs" / "training.md").read_text()
+    for name in [*hooks, *(stage for stage in stages if "." not in stage)]:
+        name = {"_advantages": "Advantages", "_minibatches": "Minibatches"}.get(name, name)
+        assert re.search(rf"^\|.*`{name}`", page, re.MULTILINE), f"docs/training.md does not list {name}"
 
 
 def test_the_links_of_the_pages_lead_somewhere():

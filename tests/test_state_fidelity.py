@@ -53,7 +53,7 @@ def test_a_second_call_trains_what_is_missing_only_though_steps_differ(call):
     trained, rows = call(*arguments, "--paper-steps", "7")
     assert len(trained) == 6  # regressor, tuned, and one fit for paper and printed, two seeds each
     assert {r["model"]: r["steps"] for r in rows} == {
-        "regressor": "3000", "tuned-K5": "3000", "paper-K5": "7", "printed-K5": "7"
+        "regressor": "3000", "tuned-K5": "5000", "paper-K5": "7", "printed-K5": "7"
     }  # fmt: skip
     assert call(*arguments, "--paper-steps", "7")[0] == []
     trained, rows = call(*arguments, "--paper-steps", "9")

@@ -1,7 +1,6 @@
 """Losses and training: gradients, masks, resuming, and what each model makes of two modes."""
 
 import math
-import sys
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from tensordict import TensorDict
 
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models import Fitter, GlobeDiff, MLPStateModel, OracleStateModel, VAEStateModel, fit
-from globediff_torchrl.state_models.fit import _Pairs
 from globediff_torchrl.state_models.loss import level_probabilities
 
 AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
@@ -203,50 +201,6 @@ def test_fitter_state_reloads_with_weights_only_and_continues_alike(tmp_path):
     assert torch.equal(weights_of(a.model), weights_of(b.model))
     with pytest.raises(UserError, match="does not fit"):
         Fitter(small(width=24)).load_state_dict(a.state_dict())
-
-
-def test_residual_scale_is_what_the_regression_leaves_open():
-    model = small()
-    torch.nn.init.zeros_(model.regression[-1].weight)
-    torch.nn.init.zeros_(model.regression[-1].bias)
-    s = torch.randn(4000, 3) * torch.tensor([2.0, 1.0, 1e-4])
-    model.update_residual_scale(torch.randn(4000, 4), s)
-    torch.testing.assert_close(model.residual_scale, torch.tensor([2.0, 1.0, 0.05]), rtol=0.05, atol=0.01)
-
-
-def test_final_noise_restores_the_spread_that_one_step_leaves_out():
-    model = small(preset="fast", latent_dim=0, center="none")
-    s = torch.randn(4000, 3) * torch.tensor([2.0, 1.0, 0.0])
-    model.update_final_scale(torch.randn(4000, 4), s)  # a fresh v-network outputs zeros: its estimate is sqrt(abar) s^1
-    expected = s.std(0) * (1 - model.schedule.alpha_bar[1]).item()
-    torch.testing.assert_close(model.final_scale[:2], expected[:2], rtol=0.1, atol=0)
-    td = TensorDict({AUX: torch.randn(4000, 1, 4)}, [4000])
-    assert model(td)[INFERRED].std(0)[0, 0] > 1.8
-    assert not small(preset="tuned").final_noise
-
-
-def noise(rows, seed):
-    """s that x tells nothing of: whatever a model makes of it on pairs that it was fitted to is over-fitted."""
-    g = torch.Generator().manual_seed(seed)
-    return TensorDict({AUX: torch.randn(rows, 1, 4, generator=g), "state": torch.randn(rows, 3, generator=g)}, [rows])
-
-
-@pytest.mark.parametrize(("validation", "low", "high"), [(None, 0.2, 0.5), (noise(4000, 9), 0.85, 1.15)])
-def test_an_over_fitted_model_is_calibrated_where_the_last_spread_is_measured_on_held_out_pairs(validation, low, high):
-    model = small(preset="fast", width=32, latent_dim=0)
-    fit(model, noise(48, 7), steps=400, batch_size=48, progress=False, validation=validation)
-    fresh = noise(500, 8)
-    samples = model(TensorDict({AUX: fresh[AUX].repeat_interleave(16, 0)}, [8000]))[INFERRED].view(500, 16, 3)
-    error = (samples.mean(1) - fresh["state"]).square().mean() * 16 / 17  # of a mean of 16: 1 + 1/16 if calibrated
-    assert low < (samples.var(1).mean() / error).sqrt() < high
-
-
-def test_the_statistics_of_a_wide_x_are_taken_from_fewer_rows(monkeypatch):
-    pairs = _Pairs(small(), data(64))
-    assert len(pairs.spread(100)[0]) >= 100
-    monkeypatch.setattr(sys.modules[_Pairs.__module__], "STATISTICS_NUMBERS", 4 * 32)
-    x, s = pairs.spread(100)
-    assert len(x) == len(s) == 32
 
 
 @pytest.mark.parametrize("where", [AUX, "state"])

@@ -201,32 +201,6 @@ def test_foreign_or_torn_files_get_one_clear_message(tmp_path):
         GlobeDiff.from_pretrained(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"diffusion_steps": 0}, "K >= 1"),
-        ({"preset": "tunned"}, "tuned"),
-        ({"schedule": "linear"}, "does not end in noise"),
-        ({"sampler": "ddpm"}, "ancestral"),
-        ({"prediction": "x"}, "x0"),
-        ({"center": "mean"}, "regression"),
-        ({"denoiser": "cnn"}, "unet"),
-        ({"denoiser": "unet", "tokens": "entity"}, "token_index"),
-        ({"infer_per": "world"}, "team"),
-        ({"num_samples": 0}, "num_samples"),
-        ({"latent_dim": -1}, "latent_dim"),
-        ({"beta_kl": -0.1}, "beta_kl"),
-        ({"width": 0}, "width"),
-        ({"sample": False, "center": "none"}, "center='regression'"),
-        ({"aux_dim": 0}, "aux_dim"),
-        ({"state_dim": -3}, "state_dim"),
-    ],
-)
-def test_settings_that_cannot_be_meant_are_refused(arguments, message):
-    with pytest.raises(UserError, match=message):
-        GlobeDiff(**{"aux_dim": X, "state_dim": S, **arguments})
-
-
 def test_a_wrong_x_is_refused_with_what_was_expected_and_what_came():
     model = make()
     with pytest.raises(UserError, match=r"last dim 6 .*got 7: was the model built with aux=joint"):
@@ -269,26 +243,9 @@ def test_from_env_says_what_is_missing():
         GlobeDiff.from_env(FakeEnv(None))
 
 
-def test_registry_lists_its_names_and_refuses_unknown_arguments():
-    with pytest.raises(UserError, match=r"globdiff.*globediff"):
-        make_state_model("globdiff", (X, S))
-    with pytest.raises(UserError, match="widht"):
-        make_state_model("regressor", (X, S), widht=3)
-
-
 def test_oracle_copies_the_true_state_to_every_agent():
     model = OracleStateModel(X, S)
     td = batch(4).set("state", torch.randn(4, S))
     assert "state" in model.in_keys
     assert torch.equal(model(td)[INFERRED], td["state"][:, None].expand(4, 3, S))
     assert model.make_loss() is None
-
-
-def test_a_blend_is_the_mean_where_x_tells_and_the_sample_where_it_does_not():
-    model = make()
-    model.residual_scale.copy_(torch.tensor([0.0, 0.5, 1.0, 1.0, 2.0]))
-    td = model(batch(7))
-    mean, sample, blend = td[MEAN], td[INFERRED], td[BLEND]
-    torch.testing.assert_close(blend[..., 0], mean[..., 0])
-    torch.testing.assert_close(blend[..., 1], mean[..., 1] + 0.25 * (sample - mean)[..., 1])
-    torch.testing.assert_close(blend[..., 2:], sample[..., 2:])

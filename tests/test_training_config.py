@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from globediff_torchrl import UserError, make_trainer
 from globediff_torchrl import keys as k
+from globediff_torchrl.state_models.presets import FIT
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import INPUTS
 from globediff_torchrl.training.validation import validate
@@ -87,7 +88,8 @@ def test_a_refusal_names_the_default_that_the_configuration_has(name):
 
 @pytest.mark.parametrize("group", ["algorithm", "experiment", "training", "env"])
 def test_an_unknown_file_of_a_group_lists_the_known_ones(group):
-    with pytest.raises(UserError, match=f"Unknown {group} 'globdiff'.*Known: .*{configuration.choices(group)[0]}"):
+    known = configuration.experiments("vmas") if group == "experiment" else configuration.choices(group)
+    with pytest.raises(UserError, match=f"Unknown {group} 'globdiff'.*Known: .*{known[0]}"):
         configuration.compose(overrides=[f"{group}=globdiff"])
 
 
@@ -108,11 +110,51 @@ def test_every_algorithm_trains_and_reads_what_its_file_says(name, fast_trainer,
     assert trainer.team.critic.in_keys == ["state"]
 
 
-def test_the_quick_and_the_full_experiment_compose():
+@pytest.mark.parametrize("family", ["vmas", "smax", "smac"])
+def test_every_experiment_composes_in_its_own_family_alone(family):
+    own = [name for name in configuration.choices("experiment") if name.startswith(family)]
+    assert own == configuration.experiments(family)
     for experiment in configuration.choices("experiment"):
-        config = configuration.compose(overrides=[f"experiment={experiment}"])
+        if experiment not in own:
+            with pytest.raises(UserError, match=f"experiment={experiment} is another family's.*{', '.join(own)}"):
+                configuration.compose(family, [f"experiment={experiment}"])
+            continue
+        config = configuration.compose(family, [f"experiment={experiment}"])
         validate(config)
         assert config.total_frames > 0
+
+
+@pytest.mark.parametrize("family", ["vmas", "smax"])
+def test_the_paper_s_algorithm_alone_brings_the_fit_of_its_tables(family):
+    base = OmegaConf.load(configuration.config_dir() / "base.yaml")
+    for name in ALGORITHMS:
+        config = configuration.compose(family, [f"algorithm={name}"])
+        for section in ("pretrain", "state_model_update"):
+            expected = FIT["paper"] if name == "globediff_paper" else base[section]
+            found = (config[section].lr, config[section].batch_size)
+            assert found == (expected["lr"], expected["batch_size"]), name
+
+
+def test_a_replay_buffer_too_small_for_the_offline_pairs_is_refused_where_there_are_any():
+    small = ["pretrain.frames=2000", "state_model_update.buffer_size=1999"]
+    with pytest.raises(UserError, match=r"must hold the 2000 pairs.*got 1999"):
+        validate(configuration.compose(overrides=small))
+    validate(configuration.compose(overrides=[small[0], "state_model_update.buffer_size=2000"]))
+    for without in ("pretrain.steps=0", "algorithm=mappo", "resume=runs/of_before"):
+        validate(configuration.compose(overrides=[*small, without]))
+
+
+@pytest.mark.parametrize("name", ["lr=1e-3", "a,b", "run (1)", "$", "${x}", "[1]", "{y: 2}", 'it\'s "it"', "# 5 %"])
+def test_a_path_may_hold_any_sign(name, tmp_path, fast_config, monkeypatch):
+    settings = {"algorithm": "regressor", "seed": 3, "overrides": fast_config("regressor")}
+    settings["overrides"][2:4] = ["pretrain.behaviour=mappo", "pretrain.frames=80"]
+    make_trainer(output=tmp_path / name, total_frames=80, **settings).train()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "policy.safetensors").is_file()
+    assert OmegaConf.load(tmp_path / name / "config.yaml").output == str(tmp_path / name)
+    resumed = make_trainer(resume=tmp_path / name, total_frames=160)
+    assert resumed.config.resume == str(tmp_path / name) and resumed.train()["frames"] == 160
+    assert make_trainer(resume=tmp_path / name).config.resume == str(tmp_path / name)
 
 
 @pytest.mark.parametrize("training", configuration.choices("training"))

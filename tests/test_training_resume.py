@@ -186,6 +186,14 @@ def test_the_number_of_checkpoints_kept_is_what_the_configuration_says(fast_trai
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
+def copied(module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same_tensors(one, two) -> None:
+    assert set(one) == set(two) and all(torch.equal(value, two[name]) for name, value in one.items())
+
+
 @pytest.mark.parametrize("algorithm", ["globediff", "mappo"])
 def test_loaded_weights_act_as_the_trained_policy(fast_trainer, tmp_path, algorithm):
     trainer = fast_trainer(algorithm, iterations=2)
@@ -196,6 +204,38 @@ def test_loaded_weights_act_as_the_trained_policy(fast_trainer, tmp_path, algori
     with set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
         one, two = (module(data.clone())[k.ACTION] for module in (policy, trainer.team.policy))
     torch.testing.assert_close(one, two, atol=1e-7, rtol=1e-5)  # where memory lies decides the last bit
+
+
+@pytest.mark.parametrize("algorithm", ["globediff", "mappo", "oracle"])
+def test_a_run_that_has_not_ended_lends_the_policy_of_its_newest_whole_checkpoint(fast_trainer, tmp_path, algorithm):
+    trainer = fast_trainer(algorithm, *EVERY, iterations=3)
+    weights = []
+    trainer.register_op("post_steps_log", lambda batch: weights.append(copied(trainer.team.policy)))
+    trainer.train()
+    whole = load_policy(tmp_path / "run", num_envs=3)[1]
+    same_tensors(whole.state_dict(), weights[2])
+    (tmp_path / "run" / "policy.safetensors").unlink()
+    same_tensors(load_policy(tmp_path / "run", num_envs=3)[1].state_dict(), weights[2])
+    newest = checkpoints(tmp_path / "run")[-1]
+    next(newest.rglob("*collector/state.pt")).write_bytes(b"torn")
+    same_tensors(load_policy(tmp_path / "run", num_envs=3)[1].state_dict(), weights[1])
+    assert newest.exists()  # the run may be going on: nothing of it is moved
+
+
+def test_a_loaded_policy_is_for_use_and_lies_where_it_is_asked_for(fast_trainer, tmp_path):
+    fast_trainer("globediff", iterations=1).train()
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("device: cpu", "device: cuda:99"))
+    with pytest.raises(UserError, match="cuda:99"):
+        load_policy(tmp_path / "run")
+    env, policy = load_policy(tmp_path / "run", num_envs=2, device="cpu")
+    assert env.device == torch.device("cpu") and not policy.training
+    assert not any(parameter.requires_grad for parameter in policy.parameters())
+    rollout = env.rollout(5, policy)
+    assert not rollout["agents", "action"].requires_grad
+    with set_exploration_type(ExplorationType.RANDOM):
+        drawn = [policy(rollout[:, 0].clone())["agents", "action"] for _ in range(2)]
+    assert not torch.equal(*drawn)  # evaluation mode does not take the exploration away
 
 
 def test_weights_that_are_missing_or_do_not_fit_are_one_clear_error(fast_trainer, tmp_path):
@@ -242,7 +282,8 @@ def test_a_number_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(
     trainer.register_op(
         "post_steps_log", lambda batch: weights.append([p.clone() for p in trainer.team.policy.parameters()])
     )
-    poison(monkeypatch, key, after=35, value=value)  # ten steps of warm-up, two batches, in the third
+    warm_up = 20 if algorithm == "globediff" else 10  # a rollout each for the state model's and the inputs' statistics
+    poison(monkeypatch, key, after=warm_up + 25, value=value)  # two batches, in the third
     with pytest.raises(TrainingError, match=r"NaN|finite"):
         trainer.train()
     assert trainer.collected_frames == 160

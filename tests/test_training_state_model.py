@@ -186,6 +186,20 @@ def test_pretraining_changes_the_state_model_and_no_steps_leave_it(fast_trainer)
         assert same != changes
 
 
+@pytest.mark.parametrize("algorithm", ["globediff", "regressor"])
+def test_without_pretraining_the_model_is_standardised_by_a_first_rollout(fast_trainer, algorithm):
+    trainer = fast_trainer(algorithm, "pretrain.steps=0", iterations=1)
+    seen = []
+    trainer.register_op("batch_process", lambda batch: seen.append(batch["state"].flatten(0, -2)))
+    trainer.train()
+    model, varies = trainer.team.state_model, seen[0].std(0) > 1e-3
+    assert (model.state_mean[varies] != 0).all() and (model.state_scale[varies] != 1).all() and model.aux_mean.any()
+    spread = model.normalise_state(seen[0])[:, varies].std(0)  # of a few episodes, in units of a few others
+    assert ((spread > 0.25) & (spread < 4)).all()
+    raw = trainer._modules["state_model"].fitter.raw
+    assert torch.equal(raw.state_mean, model.state_mean)  # the copy that is trained reads the same units
+
+
 def test_the_policy_update_leaves_the_state_model_alone(fast_trainer):
     trainer = fast_trainer("globediff", "state_model_update.steps=0", iterations=2)
     seen = []

@@ -89,6 +89,17 @@ def test_what_the_dead_are_rewarded_with_changes_no_advantage_of_the_living(skir
     assert not torch.allclose(one, two)
 
 
+def test_the_value_that_the_clip_compares_with_moves_with_the_norm(skirmish):
+    """Before the first optimiser step the critic has not moved, so that the clip must find no change at all."""
+    norm = BatchValueNorm(shape=1)
+    loss = loss_of(skirmish, value_norm=norm)
+    for _ in range(2):  # the norm moves most at the first batch, and from a sound estimate at the second
+        batch = Advantages(loss)(drawn(skirmish, loss))
+        with torch.no_grad():
+            now = loss.critic_network(batch.clone())[k.STATE_VALUE]
+        torch.testing.assert_close(norm.normalize(batch[k.STATE_VALUE]), norm.normalize(now), atol=1e-3, rtol=1e-3)
+
+
 # -------------------------------------------------------------------------------------------------------------- ratio
 def first_steps(trainer):
     """Trains, and records what the first optimisation step of each batch was to work on, before it."""

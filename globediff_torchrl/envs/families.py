@@ -20,7 +20,7 @@ from globediff_torchrl.envs.smac import SmacEnv
 from globediff_torchrl.envs.smac_layouts import hidden_by_default
 from globediff_torchrl.envs.smax import SmaxEnv
 from globediff_torchrl.envs.vmas import StateVmasEnv
-from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.errors import UserError, check_seed, unknown
 
 STOCK_MAX_STEPS = 100
 
@@ -70,6 +70,7 @@ def _vmas_base(
     continuous_actions: bool = True,
     **scenario_kwargs,
 ) -> Base:
+    check_seed(seed)
     preset = PRESETS.get(short) or Preset(short, "history", STOCK_MAX_STEPS, f"VMAS scenario {short}")
     stock = isinstance(preset.scenario, str)
     try:
@@ -91,6 +92,7 @@ def _vmas_base(
 
 
 def _smax_base(short: str, max_steps: int | str | None, **kwargs) -> Base:
+    check_seed(kwargs["seed"])
     limit = smax_layouts.STEP_LIMIT if max_steps == "default" else max_steps
     env = SmaxEnv(short, max_steps=limit, **kwargs)
     sides = env.battles.units.num_allies, env.battles.units.num_enemies
@@ -110,6 +112,7 @@ def _smac_base(
     device: torch.device | str,
     **kwargs,
 ) -> Base:
+    check_seed(seed)
     guard = {name: kwargs.pop(name) for name in GUARD if name in kwargs}
     battle = partial(SmacEnv, short, max_steps=max_steps, **kwargs)
     one = battle(seed=None)  # launches nothing: for its sizes and names

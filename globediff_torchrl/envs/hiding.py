@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,9 +33,16 @@ def resolve_hidden(
         >>> names
         ('agents.target.offset',)
     """
+    several = isinstance(hide, Iterable) and not isinstance(hide, str)
+    patterns = () if hide is None else tuple(hide) if several else (hide,)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise UserError(
+            f"hide must be a list of feature names, or None for nothing, got {hide!r}: known are "
+            f"{', '.join(layout.names)}."
+        )
     visible = torch.ones(n_agents, layout.size, dtype=torch.bool)
     names: dict[str, None] = {}
-    for pattern in [hide] if isinstance(hide, str) else hide or ():
+    for pattern in patterns:
         scope = _SCOPE.match(pattern)
         rows, prefix = slice(None), "agents"
         if scope is not None:

@@ -138,22 +138,31 @@ def evaluate(
     policy: Callable[[TensorDictBase], TensorDictBase],
     *,
     seed: int,
-    max_steps: int,
+    max_steps: int | None = None,
     modes: tuple[str, ...] = ("deterministic", "stochastic"),
     rounds: int = 1,
 ) -> dict[str, float]:
     """Mean results over one episode of each environment of ``env`` in each round, for each mode.
 
     Args:
-        rounds: so many rollouts, each with its own seed from ``seed`` on: for simulators of which there are few.
-        env, policy, seed, max_steps: see :func:`run_episodes`.
+        env: an environment that is used for evaluation alone.
+        policy: what chooses the actions; ``env`` is made to carry its memory, if it has one.
+        seed: of environments and policy; one of its own, as the training's would play the training's episodes again.
+            The random streams of a training stay as they are.
+        max_steps: longest episode; by default the task's time limit, or 100 steps.
         modes: some of :data:`MODES`.
+        rounds: so many rollouts, each with its own seed from ``seed`` on: for simulators of which there are few.
 
     Returns:
         ``<mode>/return``, ``<mode>/return_sem`` (standard error of the mean over episodes), ``<mode>/success``,
         and the errors of :func:`state_errors`; ``<mode>/crashed``, the share of episodes that a crash of the simulator
         took out of all that, where there was one. Without the returns if all have crashed.
+
+    Example:
+        >>> env, policy = load_policy("runs/first", num_envs=128)
+        >>> evaluate(env, policy, seed=10_000)["deterministic/return"]
     """
+    max_steps = max_steps or env.task.max_steps or 100
     results: dict[str, float] = {}
     for mode in modes:
         metrics, errors = defaultdict(list), defaultdict(list)

@@ -11,6 +11,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl import keys
 from globediff_torchrl.state_models import StateModel
+from globediff_torchrl.state_models.pairs import random_indices
 
 STATISTICS_ROWS = 16_384  # of a joint history, whose rows are wide
 
@@ -35,8 +36,7 @@ class RowPairs:
         return TensorDict({self.model.aux_key: x.unsqueeze(1), self.model.state_key: s}, [size])
 
     def spread(self, size: int) -> tuple[Tensor, Tensor]:
-        every = max(len(self.rows) // min(size, STATISTICS_ROWS), 1)
-        return self.build(self.rows[::every])
+        return self.build(self.rows[random_indices(len(self.rows), min(size, STATISTICS_ROWS))])
 
 
 @torch.no_grad()

@@ -98,6 +98,10 @@ def make_actor(
         reads: ``"sample" | "samples" | "mean" | "blend" | "mean_sample" | "mean_spread"``, ``None`` for an actor
             without an inferred state, or ``"auto"``: ``"blend"`` where the state model gives it, else ``"sample"``.
         view: ``"relative" | "absolute" | "auto"``, see :class:`EgoView`.
+        hidden_sizes, activation, layer_norm: of the network; activations are tanh, relu, gelu and silu.
+        input_norm: ``"running"`` standardises each input by running statistics, which change only where
+            :func:`~globediff_torchrl.policies.update_input_statistics` is called: ``make_trainer``'s loop does so, one
+            of your own must, or nothing is standardised. ``"layer"``: a LayerNorm over the inputs; ``"none"``: nothing.
         recurrent: ``"none"``, or ``"gru"``: a GRU and a LayerNorm behind the hidden layers, as wide as the last of
             them. Its hidden state is ``("agents", "actor_hidden") [*B, n, h]``, which the environment carries from step
             to step: see :func:`~globediff_torchrl.policies.recurrent.add_memory`.
@@ -152,6 +156,11 @@ def make_actor(
 def _check_reads(reads: str, state_model: TensorDictModuleBase | None) -> None:
     if reads not in READS:
         raise unknown("reads", reads, READS)
+    if state_model is None and keys.HYPOTHESES in READS[reads]:
+        raise UserError(
+            f"reads={reads} needs {keys.HYPOTHESES}, which the default GlobeDiff does not write; expected a state "
+            f"model with num_samples above 1, got none: pass it, make_actor(env, state_model, reads={reads!r})."
+        )
     missing = [] if state_model is None else [key for key in READS[reads] if key not in state_model.out_keys]
     if missing:
         raise UserError(

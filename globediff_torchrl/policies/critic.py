@@ -61,6 +61,10 @@ def make_critic(
         value_norm: the running normaliser that is also given to ``MAPPOLoss``. The network then outputs normalised
             values, as the head of MAPPO's reference does, and the module the true ones. ``MAPPOLoss`` alone would
             normalise a raw output: returns of 0 to 20 are fitted three times more slowly that way.
+        inputs: what it reads.
+        hidden_sizes, activation, layer_norm: as of the actor.
+        input_norm: as of the actor: in a training loop of your own, ``"running"`` needs
+            :func:`~globediff_torchrl.policies.update_input_statistics`.
         recurrent: ``"none"`` or ``"gru"``, as for the actor. The hidden state is ``"critic_hidden" [*B, h]`` with
             team-wide inputs, else ``("agents", "critic_hidden") [*B, n, h]``; no environment carries it, the training
             does.

@@ -130,7 +130,14 @@ class EgoView(TensorDictModuleBase):
         return torch.einsum("nij,...nsj->...nsi", self.matrix, hypotheses)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        values = [tensordict.get(key) for key in self.in_keys]
+        values = [tensordict.get(key, None) for key in self.in_keys]
+        missing = [key for key, value in zip(self.in_keys, values) if value is None]
+        if missing:
+            raise UserError(
+                f"reads={self.reads!r} needs {missing[0]}, which the tensordict does not hold; expected a state model "
+                f"that writes it in front of the actor, TensorDictSequential(state_model, actor): put one there, or "
+                f"make the actor with reads=None."
+            )
         if self.reads == "samples":
             view = self._turn_hypotheses(values[0]).flatten(-2)
         elif self.reads == "mean_spread":

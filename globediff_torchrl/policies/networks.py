@@ -11,7 +11,7 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
-from globediff_torchrl.errors import unknown
+from globediff_torchrl.errors import UserError, check_sizes, unknown
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 INPUT_NORMS = ("running", "layer", "none")
@@ -23,6 +23,8 @@ class RunningNorm(nn.Module):
     The statistics change only when :meth:`update` is called (once an iteration, after the policy update), never in
     ``forward``: the log-probabilities of a rollout and of the first epoch on it are then those of one and the same
     function, and the PPO ratio starts at exactly 1.
+
+    :func:`update_input_statistics` does it for all those of an actor or a critic.
 
     Args:
         size: number of features ``d``.
@@ -69,6 +71,42 @@ def join(features: Sequence[Tensor], agents: int) -> Tensor:
     return torch.cat(rows, -1)
 
 
+def running_norms(module: nn.Module) -> list[tuple[TensorDictModule, RunningNorm]]:
+    """Each :class:`RunningNorm` in the trunk of a network, with the tensordict module that reads its inputs."""
+    parts = [part for part in module.modules() if isinstance(part, TensorDictModule) and hasattr(part.module, "trunk")]
+    return [(part, layer) for part in parts for layer in part.module.trunk if isinstance(layer, RunningNorm)]
+
+
+def update_input_statistics(module: nn.Module, batch: TensorDictBase) -> None:
+    """Adds a batch to the running statistics by which an actor or a critic standardises its inputs.
+
+    What ``make_actor`` and ``make_critic`` build with ``input_norm="running"`` never does so by itself: in a training
+    loop of your own call this on a first rollout, before anything is learnt, and after each update; ``make_trainer``'s
+    loop does. Does nothing for a module without a :class:`RunningNorm`.
+
+    Args:
+        module: of :func:`make_actor` or :func:`make_critic`, or what holds several of them.
+        batch: ``[*B]`` as the policy left it: holds every key that the module reads, the actor's view included.
+
+    Raises:
+        UserError: a key is missing.
+
+    Example:
+        >>> with torch.no_grad():
+        ...     batch = env.rollout(60, policy, break_when_any_done=False)
+        >>> update_input_statistics(policy, batch)
+    """
+    for part, norm in running_norms(module):
+        values = [batch.get(key, None) for key in part.in_keys]
+        missing = [key for key, value in zip(part.in_keys, values) if value is None]
+        if missing:
+            raise UserError(
+                f"the input statistics need {missing[0]}, which the batch does not hold; expected a rollout as the "
+                f"policy left it, with {part.in_keys}."
+            )
+        norm.update(join(values, part.module.agents))
+
+
 def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
     """Orthogonal weights of the given gain and zero biases, as in MAPPO's reference implementation."""
     nn.init.orthogonal_(layer.weight, gain)
@@ -94,6 +132,7 @@ def make_trunk(
         raise unknown("activation", activation, ACTIVATIONS)
     if input_norm not in INPUT_NORMS:
         raise unknown("input_norm", input_norm, INPUT_NORMS)
+    check_sizes("hidden_sizes", hidden_sizes)
     gain = {"tanh": 5 / 3, "relu": math.sqrt(2)}.get(activation, 1.0)
     layers: list[nn.Module] = []
     if input_norm == "running":

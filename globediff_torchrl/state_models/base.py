@@ -1,21 +1,22 @@
 """What all state models share: the keys, the standardisation, the reading of x, and saving to disk."""
 
-import json
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
+from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.state_models.files import read_config, read_weights, write_model
 from globediff_torchrl.state_models.numerics import check_finite, statistics
+from globediff_torchrl.state_models.presets import FIT, OTHER_STEPS
+from globediff_torchrl.state_models.reading import as_key, names, read_pairs
 
-FORMAT = "globediff_torchrl/state_model"
-VERSION = 1
 INFER_PER = ("agent", "team")
 
 
@@ -35,8 +36,7 @@ class StateModel(TensorDictModuleBase):
         UserError: sizes below 1 or an unknown ``infer_per``.
     """
 
-    centred = False  # True where a regression is trained before the rest
-    _own_config: tuple[str, ...] = ()  # constructor arguments of the subclass, saved with the weights
+    preset = "tuned"  # of a model that has none: whose `fit_defaults` it takes
 
     def __init__(
         self,
@@ -50,12 +50,12 @@ class StateModel(TensorDictModuleBase):
     ):
         super().__init__()
         for name, size in (("aux_dim", aux_dim), ("state_dim", state_dim)):
-            if not isinstance(size, int) or size < 1:
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise UserError(f"{type(self).__name__} expects {name} >= 1, got {size!r}: see the env's specs.")
         if infer_per not in INFER_PER:
             raise unknown("infer_per", infer_per, INFER_PER)
         self.aux_dim, self.state_dim, self.infer_per = aux_dim, state_dim, infer_per
-        self.aux_key, self.state_key, self.inferred_key = _key(aux_key), _key(state_key), _key(inferred_key)
+        self.aux_key, self.state_key, self.inferred_key = as_key(aux_key), as_key(state_key), as_key(inferred_key)
         self.in_keys = [self.aux_key]
         self.out_keys = [self.inferred_key]
         self.config: dict[str, Any] = {}
@@ -77,8 +77,8 @@ class StateModel(TensorDictModuleBase):
             UserError: a wrong last dim, or values that are not finite.
         """
         x, s = x.reshape(-1, x.shape[-1]), s.reshape(-1, s.shape[-1])
-        self._check_dim(self.aux_key, x, self.aux_dim)
-        self._check_dim(self.state_key, s, self.state_dim)
+        self.check_dim(self.aux_key, x, self.aux_dim)
+        self.check_dim(self.state_key, s, self.state_dim)
         for key, value in ((self.aux_key, x), (self.state_key, s)):
             check_finite(key, value)
         mean, scale, _ = statistics(x)
@@ -112,9 +112,9 @@ class StateModel(TensorDictModuleBase):
         if x is None:
             raise UserError(
                 f"{type(self).__name__} expects {self.aux_key!r}, which is not in the tensordict "
-                f"(it holds {_names(tensordict)}): was the env made with an aux such as aux='joint_history'?"
+                f"(it holds {names(tensordict)}): was the env made with an aux such as aux='joint_history'?"
             )
-        self._check_dim(self.aux_key, x, self.aux_dim)
+        self.check_dim(self.aux_key, x, self.aux_dim)
         if x.ndim < 2:
             raise UserError(f"{self.aux_key!r} expects shape [*B, n, {self.aux_dim}], got {list(x.shape)}: agent dim?")
         if x.device != self.aux_mean.device:
@@ -141,40 +141,19 @@ class StateModel(TensorDictModuleBase):
     def training_pairs(
         self, tensordict: TensorDictBase, aux_key: NestedKey, state_key: NestedKey, mask_key: NestedKey | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Standardised pairs for a loss: x ``[M, d_x]``, s ``[M, d_s]``, weights ``[M]`` or None.
+        """Standardised pairs for a loss: x ``[M, d_x]``, s ``[M, d_s]``, weights ``[M]`` (0 for the dead) or None.
 
-        The state may be ``[*B, d_s]`` (the same for all agents) or ``[*B, n, d_s]`` (each agent's own).
+        See :func:`read_pairs` for what the tensordict may hold.
 
         Raises:
             UserError: a missing key or a wrong shape.
         """
-        x, s = tensordict.get(aux_key, None), tensordict.get(state_key, None)
-        for key, value, dim in ((aux_key, x, self.aux_dim), (state_key, s, self.state_dim)):
-            if value is None:
-                raise UserError(
-                    f"The loss expects {key!r}, the tensordict holds {_names(tensordict)}: see the model's keys."
-                )
-            self._check_dim(key, value, dim)
-        mask = None if mask_key is None else tensordict.get(mask_key, None)
-        if self.infer_per == "team":
-            x = x[..., :1, :]
-        own = s.ndim == x.ndim  # each agent's own state
-        if own and self.infer_per == "team":
-            s = s[..., :1, :]
-        if s.shape[:-1] != (x.shape[:-1] if own else x.shape[:-2]):
-            raise UserError(
-                f"{state_key!r} expects shape {[*x.shape[:-2], self.state_dim]} or {[*x.shape[:-1], self.state_dim]} "
-                f"beside {aux_key!r} {list(x.shape)}, got {list(s.shape)}: are they of the same steps?"
-            )
-        if not own:
-            s = s.unsqueeze(-2).expand(*x.shape[:-1], self.state_dim)
-        if mask is not None:
-            mask = mask.any(-2, keepdim=True) if self.infer_per == "team" else mask
-            mask = mask.reshape(-1).float()
+        x, s, mask = read_pairs(self, tensordict, aux_key, state_key, mask_key, asker="The loss")
         x, s = x.reshape(-1, self.aux_dim), s.reshape(-1, self.state_dim)
-        return self.normalise_aux(x), self.normalise_state(s), mask
+        return self.normalise_aux(x), self.normalise_state(s), None if mask is None else mask.reshape(-1).float()
 
-    def _check_dim(self, key: NestedKey, value: Tensor, expected: int) -> None:
+    def check_dim(self, key: NestedKey, value: Tensor, expected: int) -> None:
+        """Raise a UserError for a tensor of another last dim or dtype."""
         if value.shape[-1:] != (expected,):
             raise UserError(
                 f"{type(self).__name__} expects {key!r} with last dim {expected} (from the env's spec), got "
@@ -187,39 +166,43 @@ class StateModel(TensorDictModuleBase):
         if torch.promote_types(value.dtype, ours) != ours:
             raise UserError(f"{type(self).__name__} expects {key!r} in {ours}, got {value.dtype}: use .to({ours}).")
 
+    # ------------------------------------------------------------------------- what `fit` asks of every state model
+    def make_loss(self) -> LossModule | None:
+        """The loss that trains this model, or None: nothing to train."""
+        return None
+
+    def update_residual_scale(self, x: Tensor, s: Tensor) -> None:
+        """Measure on pairs x ``[M, d_x]``, s ``[M, d_s]`` what the part that is trained first leaves to the rest.
+
+        Called once in a fit, where the lead of that part ends. A model in one part has nothing to do.
+        """
+
+    def update_final_scale(self, x: Tensor, s: Tensor) -> None:
+        """Measure on pairs, held-out ones if there are any, what the trained model leaves open of s.
+
+        Called at the end of a fit and after online updates, x ``[M, d_x]``, s ``[M, d_s]``. Nothing by default.
+        """
+
+    @classmethod
+    def fit_defaults(cls, preset: str) -> dict[str, Any]:
+        """``steps``, ``batch_size``, ``lr`` and ``weight_decay`` of a fit where none are given."""
+        return {**FIT.get(preset, FIT["tuned"]), "steps": OTHER_STEPS}
+
     # ------------------------------------------------------------------------------------------------------ files
     def save_pretrained(self, directory: str | Path) -> None:
         """Write ``model.safetensors`` and ``config.json`` into ``directory`` (made if missing)."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, directory / "model.safetensors")
-        config = {"format": FORMAT, "version": VERSION, "class": type(self).__name__, "config": self.config}
-        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write_model(Path(directory), self, self.config)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **overrides: Any) -> "StateModel":
         """Read what :meth:`save_pretrained` wrote. ``overrides`` replace saved arguments that change no weight.
 
         Raises:
-            UserError: no such files, another format, version or class, or weights that do not fit.
+            UserError: no such files, another format, version or class, an unknown override, weights that do not fit.
         """
         directory = Path(directory)
-        config = _read_config(directory)
-        if config["class"] != cls.__name__:
-            raise UserError(
-                f"{directory} holds a {config['class']}, expected a {cls.__name__}: "
-                f"load it with {config['class']}.from_pretrained."
-            )
-        model = cls(**{**config["config"], **overrides})
-        try:
-            model.load_state_dict(load_file(directory / "model.safetensors"))
-        except Exception as error:  # safetensors and torch each have their own; the user needs one sentence
-            reason = str(error).strip().split("\n")
-            raise UserError(
-                f"The weights in {directory} do not fit its config.json ({' '.join(reason[:2])}): "
-                "were the two files saved together, and no size overridden?"
-            ) from error
+        model = cls.from_config(cls.override(read_config(directory, cls.__name__), overrides))
+        read_weights(directory, model)
         return model
 
     @classmethod
@@ -227,9 +210,32 @@ class StateModel(TensorDictModuleBase):
         """Build the model that fits an env of :func:`make_env`: sizes from its specs, ``infer_per`` from its aux.
 
         Raises:
-            UserError: the env has no ``task``, no aux observation, or no state.
+            UserError: the env has no ``task``, no aux observation, or no state; an unknown override.
         """
-        return cls(**{**dims_of(env), **overrides})
+        return cls.from_config({**dims_of(env), **overrides})
+
+    @classmethod
+    def override(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+        """The saved arguments with others in the place of some."""
+        return {**saved, **overrides}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "StateModel":
+        """The model of these arguments.
+
+        Raises:
+            UserError: one that the constructor, and those it passes ``**common`` on to, do not know.
+        """
+        known: list[str] = []
+        for owner in (owner for owner in cls.__mro__ if "__init__" in vars(owner)):
+            parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]
+            known += [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+        for name in config:
+            if name not in known:
+                raise unknown(f"argument of {cls.__name__}", name, known)
+        return cls(**config)
 
 
 def dims_of(env: Any) -> dict[str, Any]:
@@ -256,27 +262,3 @@ def dims_of(env: Any) -> dict[str, Any]:
         "state_key": target,
         "infer_per": "team" if "joint" in str(task.aux) else "agent",
     }
-
-
-def _key(key: Any) -> NestedKey:
-    """A key as json may have left it: lists become tuples."""
-    return tuple(key) if isinstance(key, list) else key
-
-
-def _names(tensordict: TensorDictBase) -> list:
-    nested = (True, True) if isinstance(tensordict, TensorDictBase) else ()  # a plain dict has come by mistake
-    return sorted(tensordict.keys(*nested), key=str)
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
-    if not path.is_file() or not (directory / "model.safetensors").is_file():
-        raise UserError(f"{directory} expects config.json and model.safetensors (see save_pretrained): not found.")
-    try:
-        config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is no JSON ({error}): was it cut off or edited?") from error
-    found = (config.get("format"), config.get("version")) if isinstance(config, dict) else (None, None)
-    if found != (FORMAT, VERSION):
-        raise UserError(f"{path} expects format {FORMAT!r} version {VERSION}, got {found[0]!r} version {found[1]!r}.")
-    return config

@@ -24,7 +24,33 @@ def sinusoidal_steps(steps: int, dim: int = STEP_FEATURES) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
-class ResidualMLP(nn.Module):
+class ConditionedNet(nn.Module):
+    """A network that x, z and k shift. A subclass calls :meth:`embed_inputs`, then sets ``embed`` ``[hidden -> c]``."""
+
+    embed: nn.Module
+
+    def embed_inputs(
+        self, aux_dim: int, latent_dim: int, steps: int, hidden: int, shifts: int, activation: type[nn.Module]
+    ) -> None:
+        """Make the layers that take in k (to ``c = shifts`` numbers), x and z (to ``hidden``)."""
+        self.register_buffer("step_features", sinusoidal_steps(steps))
+        self.embed_step = nn.Sequential(nn.Linear(STEP_FEATURES, hidden), activation(), nn.Linear(hidden, shifts))
+        self.embed_aux = nn.Linear(aux_dim, hidden)
+        self.embed_latent = nn.Linear(latent_dim, hidden, bias=False) if latent_dim else None
+
+    def condition(self, x: Tensor, z: Tensor | None) -> Tensor:
+        """``[..., d_x], [..., d_z] -> [..., c]``, what every step shares."""
+        hidden = self.embed_aux(x)
+        if self.embed_latent is not None:
+            hidden = hidden + self.embed_latent(z)
+        return self.embed(hidden)
+
+    def step_table(self) -> Tensor:
+        """``[K + 1, c]``, one row for each step."""
+        return self.embed_step(self.step_features)
+
+
+class ResidualMLP(ConditionedNet):
     """Residual multi-layer perceptron over the flat state; x, z and k shift the input of every block.
 
     Args:
@@ -42,10 +68,7 @@ class ResidualMLP(nn.Module):
     def __init__(self, state_dim: int, aux_dim: int, latent_dim: int, steps: int, width: int = 256, blocks: int = 2):
         super().__init__()
         self.width, self.blocks = width, blocks
-        self.register_buffer("step_features", sinusoidal_steps(steps))
-        self.embed_step = nn.Sequential(nn.Linear(STEP_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
-        self.embed_aux = nn.Linear(aux_dim, width)
-        self.embed_latent = nn.Linear(latent_dim, width, bias=False) if latent_dim else None
+        self.embed_inputs(aux_dim, latent_dim, steps, width, width, nn.SiLU)
         self.embed = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
         self.enter = nn.Linear(state_dim, width, bias=False)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(blocks))
@@ -54,17 +77,6 @@ class ResidualMLP(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, state_dim))
         nn.init.zeros_(self.leave[-1].weight)
         nn.init.zeros_(self.leave[-1].bias)
-
-    def condition(self, x: Tensor, z: Tensor | None) -> Tensor:
-        """``[..., d_x], [..., d_z] -> [..., width]``, what every step shares."""
-        hidden = self.embed_aux(x)
-        if self.embed_latent is not None:
-            hidden = hidden + self.embed_latent(z)
-        return self.embed(hidden)
-
-    def step_table(self) -> Tensor:
-        """``[K + 1, width]``, one row for each step."""
-        return self.embed_step(self.step_features)
 
     def forward(self, s_k: Tensor, step: Tensor, cond: Tensor) -> Tensor:
         """``s_k [..., d_s]``, ``step`` a row of the table (or one a sample), ``cond`` -> output ``[..., d_s]``."""

@@ -3,93 +3,23 @@
 import math
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 from tqdm import tqdm
 
-from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.state_models.base import StateModel, _names
+from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.fitter import Fitter
-from globediff_torchrl.state_models.presets import FIT
+from globediff_torchrl.state_models.pairs import Pairs, pairs_of
 
 CENTER_SHARE = 0.15  # of the steps, for the regression of a centred model, before the diffusion starts
 STATISTICS_ROWS = 200_000
-STATISTICS_NUMBERS = 64_000_000  # of x: a joint history of many agents is wide, and fewer of its rows do
 RESIDUAL_ROWS = 16_384
 WARM_UP = 0.03  # of the steps
 LOG_EVERY = 50
-
-
-class Pairs(Protocol):
-    """Where :func:`fit` takes its pairs from, if not from a tensordict: x may then be built as it is needed."""
-
-    def __len__(self) -> int:
-        """How many rows there are: a resumed fit must have as many."""
-
-    def draw(self, size: int, generator: torch.Generator) -> TensorDictBase:
-        """``size`` random pairs under the model's keys, x ``[size, 1, d_x]`` and s ``[size, d_s]``."""
-
-    def spread(self, size: int) -> tuple[Tensor, Tensor]:
-        """At most about ``size`` pairs from all over the data: x ``[M, d_x]``, s ``[M, d_s]``."""
-
-
-class _Pairs:
-    """Random (x, s) pairs of a dataset: a step and one of its agents each, as ``[M, 1, d_x]`` beside ``[M, d_s]``."""
-
-    def __init__(self, model: StateModel, data: TensorDictBase):
-        self.model = model
-        x, s = data.get(model.aux_key, None), data.get(model.state_key, None)
-        if x is None or s is None:
-            missing = model.aux_key if x is None else model.state_key
-            raise UserError(f"fit expects {missing!r} in the data, which hold {_names(data)}: set the model's keys.")
-        self.mask = data.get(keys.ACTIVE_MASK, None)
-        if x.shape[:-2].numel() == 0:
-            raise UserError(f"fit expects data with at least one row, got batch size {list(x.shape[:-2])}: was it cut?")
-        model._check_dim(model.aux_key, x, model.aux_dim)
-        model._check_dim(model.state_key, s, model.state_dim)
-        self.x = x.reshape(-1, *x.shape[-2:])
-        self.s = s.reshape(-1, *s.shape[x.ndim - 2 :])
-        if len(self.s) != len(self.x):
-            raise UserError(f"{model.state_key!r} has {len(self.s)} rows and {model.aux_key!r} has {len(self.x)}.")
-        self.mask = None if self.mask is None else self.mask.reshape(len(self.x), -1)
-        self.agents = 1 if model.infer_per == "team" else self.x.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def take(self, rows: Tensor, agents: Tensor) -> TensorDict:
-        """The pairs (step ``rows[i]``, agent ``agents[i]``)."""
-        s = self.s[rows] if self.s.ndim == 2 else self.s[rows, agents]
-        out = {self.model.aux_key: self.x[rows, agents].unsqueeze(1), self.model.state_key: s}
-        if self.mask is not None:
-            mask = self.mask[rows].any(1) if self.model.infer_per == "team" else self.mask[rows, agents]
-            out[keys.ACTIVE_MASK] = mask.reshape(-1, 1, 1)
-        return TensorDict(out, [len(rows)]).to(self.model.state_mean.device)
-
-    def draw(self, size: int, generator: torch.Generator) -> TensorDict:
-        rows = torch.randint(len(self.x), (size,), generator=generator)
-        agents = torch.randint(self.agents, (size,), generator=generator)
-        return self.take(rows, agents)
-
-    def spread(self, size: int) -> tuple[Tensor, Tensor]:
-        """About ``size`` pairs of living agents from the whole dataset, evenly: x ``[M, d_x]``, s ``[M, d_s]``."""
-        total = len(self.x) * self.agents
-        size = max(min(size, STATISTICS_NUMBERS // self.x.shape[-1]), 1)
-        index = torch.arange(0, total, max(total // size, 1))
-        batch = self.take(index // self.agents, index % self.agents)
-        x, s = batch[self.model.aux_key].squeeze(1), batch[self.model.state_key]
-        if self.mask is None:
-            return x, s
-        living = batch[keys.ACTIVE_MASK].flatten()
-        return x[living], s[living]
-
-
-def _pairs_of(model: StateModel, data: TensorDictBase | Pairs) -> Pairs:
-    return data if hasattr(data, "draw") else _Pairs(model, data)
 
 
 def learning_rate(step: int, steps: int, lr: float) -> float:
@@ -104,7 +34,7 @@ def learning_rate(step: int, steps: int, lr: float) -> float:
 def fit(
     model: StateModel,
     data: TensorDictBase | Pairs,
-    steps: int = 3000,
+    steps: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     *,
@@ -127,14 +57,15 @@ def fit(
         model: any state model with a loss; ends up holding the averaged weights.
         data: ``("agents", "aux_observation")`` ``[*N, n, d_x]`` and ``"state"`` ``[*N, d_s]`` or ``[*N, n, d_s]``, and
             ``("agents", "active_mask")`` ``[*N, n, 1]`` if there is one; may be memory-mapped. Or :class:`Pairs`.
-        steps, batch_size, lr, weight_decay: None takes the preset's (presets.py). A row of a batch is one (x, s) pair.
+        steps, batch_size, lr, weight_decay: None takes the preset's (FIT in presets.py: 5000 steps for tuned, 3000 for
+            the others and for other models). A row of a batch is one (x, s) pair.
         ema: as :class:`Fitter`. seed: of the batches and the noise.
         progress: show a bar.
         checkpoint: file to save to every ``checkpoint_every`` steps. If it is there, training goes on from it and ends
             as if it had not been interrupted.
-        validation: data as above, which are not fitted; their loss is recorded beside the training's, and the spread
-            that the last denoising step leaves out (``final_noise``) is measured on them: on fitted pairs it comes out
-            too small where the model over-fits, and the samples lie too close together.
+        validation: data as above, which are not fitted; their loss is recorded beside the training's, and what the
+            regression leaves open (``inferred_blend``) and the last denoising step leaves out (``final_noise``) is
+            measured on them at the end: on fitted pairs both come out too small where the model over-fits.
         fitter: an existing one to continue with (its optimiser state is kept).
         stop_at: end after this many steps of the same plan (the rest can be resumed from the checkpoint).
 
@@ -143,20 +74,21 @@ def fit(
         prefix ``validation/``.
 
     Raises:
-        UserError: missing keys, wrong shapes, no rows, NaN, a foreign checkpoint.
+        UserError: missing keys, wrong shapes, no rows, nobody alive, NaN, a foreign checkpoint.
 
     Example:
-        >>> fit(GlobeDiff(aux_dim=8, state_dim=16), data, steps=3000, seed=0)
+        >>> fit(GlobeDiff(aux_dim=8, state_dim=16), data, seed=0)
     """
-    defaults = FIT.get(getattr(model, "preset", "tuned"), FIT["tuned"])
-    batch_size, lr = batch_size or defaults["batch_size"], lr or defaults["lr"]
+    given = {"steps": steps, "batch_size": batch_size, "lr": lr}
+    defaults = model.fit_defaults(model.preset)
+    steps, batch_size, lr = (defaults[name] if value is None else value for name, value in given.items())
     for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"fit expects {name} >= 1, got {value!r}: leave it away for the default.")
     with torch.random.fork_rng(enabled=True):
         torch.manual_seed(seed)
         run = _Run(model, data, steps, batch_size, lr, seed, fitter or Fitter(model, lr, weight_decay, ema=ema))
-        run.validation = None if validation is None else _pairs_of(model, validation)
+        run.validation = None if validation is None else pairs_of(model, validation)
         run.resume_or_start(checkpoint)
         end = steps if stop_at is None else min(stop_at, steps)
         for _ in tqdm(range(run.step, end), disable=not progress, desc=f"fit {type(model).__name__}", initial=run.step):
@@ -180,7 +112,8 @@ class _Run:
         fitter: Fitter,
     ):
         self.model, self.fitter = model, fitter
-        self.pairs = _pairs_of(model, data)
+        self.pairs = pairs_of(model, data)
+        self.center_steps = round(CENTER_SHARE * steps)
         self.steps, self.batch_size, self.lr = steps, batch_size, lr
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
@@ -188,13 +121,9 @@ class _Run:
         self.recent: list[dict[str, Tensor]] = []
         self.validation: Pairs | None = None
 
-    @property
-    def center_steps(self) -> int:
-        return round(CENTER_SHARE * self.steps) if self.model.centred else 0
-
     def advance(self) -> None:
         """One optimiser step; the residual scale is measured where the regression's lead ends."""
-        if self.step == self.center_steps and self.model.centred:
+        if self.step == self.center_steps:
             self.fitter.update_residual_scale(*self.pairs.spread(RESIDUAL_ROWS))
         batch = self.pairs.draw(self.batch_size, self.generator)
         lr = learning_rate(self.step, self.steps, self.lr)

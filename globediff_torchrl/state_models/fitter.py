@@ -10,7 +10,6 @@ from torch import Tensor
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.numerics import check_finite
-from globediff_torchrl.state_models.presets import FIT
 
 
 class Fitter:
@@ -43,7 +42,7 @@ class Fitter:
         ema: float = 0.999,
         grad_clip: float = 1.0,
     ):
-        defaults = FIT.get(getattr(model, "preset", "tuned"), FIT["tuned"])
+        defaults = model.fit_defaults(model.preset)
         lr = defaults["lr"] if lr is None else lr
         weight_decay = defaults["weight_decay"] if weight_decay is None else weight_decay
         if not lr > 0:
@@ -68,16 +67,14 @@ class Fitter:
         self._copy_buffers()
 
     def update_residual_scale(self, x: Tensor, s: Tensor) -> None:
-        """Measure what the averaged regression leaves open, x ``[M, d_x]``, s ``[M, d_s]``; for centred models."""
-        if self.model.centred:
-            self.model.update_residual_scale(x, s)
-            self._copy_buffers()
+        """:meth:`StateModel.update_residual_scale` of the averaged model, x ``[M, d_x]``, s ``[M, d_s]``."""
+        self.model.update_residual_scale(x, s)
+        self._copy_buffers()
 
     def update_final_scale(self, x: Tensor, s: Tensor) -> None:
-        """Measure the spread that the last step leaves out, x ``[M, d_x]``, s ``[M, d_s]``; for GlobeDiff."""
-        if hasattr(self.model, "update_final_scale"):
-            self.model.update_final_scale(x, s)
-            self._copy_buffers()
+        """:meth:`StateModel.update_final_scale` of the averaged model, x ``[M, d_x]``, s ``[M, d_s]``."""
+        self.model.update_final_scale(x, s)
+        self._copy_buffers()
 
     def _copy_buffers(self) -> None:
         for raw, averaged in zip(self.raw.buffers(), self.model.buffers()):
@@ -90,7 +87,7 @@ class Fitter:
         Args:
             batch: x and s, any batch dims.
             lr: learning rate from this step on.
-            center_only: train the regression of a centred model alone.
+            center_only: train the regression of a centred model alone; of other models all of it.
 
         Returns:
             The loss's terms and ``grad_norm``, detached scalars.
@@ -101,8 +98,7 @@ class Fitter:
         if lr is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-        if self.model.centred:
-            self.loss.center_only = center_only
+        self.loss.center_only = center_only
         terms = self.loss(batch)
         total = sum(value for name, value in terms.items() if name.startswith("loss_"))
         if not torch.isfinite(total):

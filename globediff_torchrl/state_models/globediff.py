@@ -10,12 +10,15 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import unknown
-from globediff_torchrl.state_models.base import StateModel, _key
-from globediff_torchrl.state_models.denoisers import MLPS
+from globediff_torchrl.state_models.base import StateModel
+from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
 from globediff_torchrl.state_models.latent import LatentPosterior, LatentPrior, mlp, sample_gaussian
-from globediff_torchrl.state_models.presets import PRESETS, check_settings, default_beta_kl
+from globediff_torchrl.state_models.loss import GlobeDiffLoss
+from globediff_torchrl.state_models.presets import FIT, PRESETS, check_settings, default_beta_kl
+from globediff_torchrl.state_models.reading import as_key, unlocked
 from globediff_torchrl.state_models.sampler import DiffusionSampler
 from globediff_torchrl.state_models.schedule import NoiseSchedule
+from globediff_torchrl.state_models.unet import make_denoiser
 
 DETERMINISTIC_SEED = 20_240  # of the fixed draws of z and the start under DETERMINISTIC
 RESIDUAL_FLOOR = 0.05  # of the residual scale: what x tells exactly is not blown up to unit variance
@@ -30,7 +33,7 @@ class GlobeDiff(StateModel):
     - ``("agents", "hypotheses")`` ``[*B, n, S, d_s]`` where ``num_samples > 1``;
     - ``("agents", "inferred_mean")`` ``[*B, n, d_s]``, an estimate of E[s | x], where centred;
     - ``("agents", "inferred_blend")`` ``[*B, n, d_s]``, where centred: mean + r (sample - mean), r the share of a dim's
-      variance that the regression leaves open (``residual_scale`` squared, at most 1). What x tells is read without the
+      variance that the trained regression leaves open (the buffer ``open_share``). What x tells is read without the
       sample's noise, what it leaves open as one joint draw;
     - ``("agents", "latent")`` ``[*B, n, d_z]``, z of the first hypothesis, where there is a latent.
 
@@ -124,28 +127,28 @@ class GlobeDiff(StateModel):
             aux_dim, state_dim, infer_per=infer_per, aux_key=aux_key, state_key=state_key, inferred_key=inferred_key
         )
         settings = {**PRESETS[preset], **given}
+        modes = {"latent_prior": latent_prior, "sample": sample, "deterministic": deterministic, "noise": noise}
+        check_settings({**settings, **modes, "num_samples": num_samples, "clip": clip})
         if settings["beta_kl"] is None:
             settings["beta_kl"] = default_beta_kl(settings["diffusion_steps"])
         if settings["final_noise"] is None:  # from three steps on, what the last one leaves out is too little to matter
             settings["final_noise"] = settings["diffusion_steps"] <= 2
         if isinstance(token_index, Tensor):
             token_index = token_index.tolist()
-        check_settings(settings, num_samples, sample, latent_prior, deterministic, noise)
         self.preset, self.beta_kl = preset, settings["beta_kl"]
         self.levels, self.dims = settings["levels"], settings["dims"]
         self.num_samples, self.sample, self.deterministic = num_samples, sample, deterministic
         self.noise = noise
         self.latent_dim, self.latent_prior = settings["latent_dim"], latent_prior
-        self.latent_key, self.hypotheses_key = _key(latent_key), _key(hypotheses_key)
-        self.mean_key, self.blend_key = _key(mean_key), _key(blend_key)
+        self.latent_key, self.hypotheses_key = as_key(latent_key), as_key(hypotheses_key)
+        self.mean_key, self.blend_key = as_key(mean_key), as_key(blend_key)
         self.centred = settings["center"] == "regression"
         self._build(settings, schedule_options or {}, clip, token_index)
         self._set_out_keys()
         self.config = {
-            **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "latent_prior": latent_prior,
+            **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, **modes,
             "schedule_options": self.schedule.options, "clip": clip, "token_index": token_index,
-            "num_samples": num_samples, "sample": sample, "deterministic": deterministic, "noise": noise,
-            "infer_per": infer_per,
+            "num_samples": num_samples, "infer_per": infer_per,
             **{name: getattr(self, name) for name in _KEYS},
         }  # fmt: skip
 
@@ -157,13 +160,14 @@ class GlobeDiff(StateModel):
         center_width = settings["center_width"]
         self.regression = mlp([d_x, center_width, center_width, d_s], nn.SiLU) if self.centred else None
         self.register_buffer("residual_scale", torch.ones(d_s))
+        self.register_buffer("open_share", torch.ones(d_s))
         self.final_noise = settings["final_noise"]
         self.register_buffer("final_scale", torch.zeros(d_s))
         size = {"width": settings["latent_width"], "layers": settings["latent_layers"]}
         learned = d_z > 0 and self.latent_prior == "learned"
         self.prior = LatentPrior(d_x, d_z, **size) if learned else None
         self.posterior = LatentPosterior(d_x, d_s, d_z, **size) if d_z > 0 else None
-        self.denoiser = _make_denoiser(settings, d_s, d_x, d_z, index)
+        self.denoiser = make_denoiser(settings, d_s, d_x, d_z, index)
         # fixed draws: one vector a hypothesis, shared by the whole batch, so that the result depends on x alone
         generator = torch.Generator().manual_seed(DETERMINISTIC_SEED)
         fixed = torch.randn(self.num_samples, d_s + d_z, generator=generator)
@@ -182,7 +186,8 @@ class GlobeDiff(StateModel):
     # -------------------------------------------------------------------------------------------------- execution
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write ``out_keys``; shapes in the class's docstring."""
+        """Write ``out_keys``, into a shallow copy where the tensordict is locked; shapes in the class's docstring."""
+        tensordict = unlocked(tensordict)
         x, lead, n = self.read_aux(tensordict)
         mean = self.regression(x) if self.centred else None
         if self.centred:
@@ -196,8 +201,7 @@ class GlobeDiff(StateModel):
         hypotheses = self.restore_state(self._run_chain(x, z, mean, random))
         self.write(tensordict, self.inferred_key, hypotheses[:, 0], lead, n)
         if self.centred:
-            open_share = self.residual_scale.square().clamp(max=1)
-            self.write(tensordict, self.blend_key, torch.lerp(restored, hypotheses[:, 0], open_share), lead, n)
+            self.write(tensordict, self.blend_key, torch.lerp(restored, hypotheses[:, 0], self.open_share), lead, n)
         if self.num_samples > 1:
             self.write(tensordict, self.hypotheses_key, hypotheses, lead, n)
         if z is not None:
@@ -232,51 +236,50 @@ class GlobeDiff(StateModel):
         return s if mean is None else torch.addcmul(mean.unsqueeze(1), s, self.residual_scale)
 
     # --------------------------------------------------------------------------------------------------- training
-    @torch.no_grad()
-    def update_residual_scale(self, x: Tensor, s: Tensor, chunk: int = 8192) -> None:
+    def update_residual_scale(self, x: Tensor, s: Tensor) -> None:
         """Measure how far s lies from the regression: root mean square a dim, floored (centred only).
 
         Args:
             x: ``[M, d_x]``, s: ``[M, d_s]``, raw.
         """
-        if not self.centred:
-            return
-        total = torch.zeros(self.state_dim, dtype=torch.float64, device=self.state_mean.device)
-        for xs, ss in zip(x.split(chunk), s.split(chunk)):
-            error = self.normalise_state(ss) - self.regression(self.normalise_aux(xs))
-            total += error.double().square().sum(0)
-        self.residual_scale.copy_((total / max(len(x), 1)).sqrt().clamp(min=RESIDUAL_FLOOR))
+        if self.centred:
+            variance = residual_variance(self, x, s)
+            self.residual_scale.copy_(variance.sqrt().clamp(min=RESIDUAL_FLOOR))
+            self.open_share.copy_(variance.clamp(max=1))
 
-    @torch.no_grad()
-    def update_final_scale(self, x: Tensor, s: Tensor, chunk: int = 8192) -> None:
-        """Measure how far s^0 lies from its estimate at the last step: root mean square a dim, z ~ q(z | x, s).
-
-        The last step returns E[s^0 | s^1], short of E Var(s^0 | s^1) in variance; ``final_noise`` restores it.
+    def update_final_scale(self, x: Tensor, s: Tensor) -> None:
+        """Measure what the trained networks leave open of s: ``open_share``, and ``final_scale`` with ``final_noise``.
 
         Args:
             x: ``[M, d_x]``, s: ``[M, d_s]``, raw.
         """
-        if not self.final_noise:
-            return
-        total = torch.zeros(self.state_dim, dtype=torch.float64, device=self.state_mean.device)
-        step = self.denoiser.step_table()[1]
-        a, b = self.sampler.steps[1].x0_s, self.sampler.steps[1].x0_net
-        for xs, ss in zip(x.split(chunk), s.split(chunk)):
-            xs, s0 = self.normalise_aux(xs), self.normalise_state(ss)
-            if self.centred:
-                s0 = (s0 - self.regression(xs)) / self.residual_scale
-            z = None if self.posterior is None else sample_gaussian(*self.posterior(xs, s0))
-            k = torch.ones(len(s0), dtype=torch.long, device=s0.device)
-            s_1 = self.schedule.add_noise(s0, torch.randn_like(s0), k)
-            estimate = a * s_1 + b * self.denoiser(s_1, step, self.denoiser.condition(xs, z))
-            total += (s0 - estimate).double().square().sum(0)
-        self.final_scale.copy_((total / max(len(x), 1)).sqrt())
+        if self.centred:
+            self.open_share.copy_(residual_variance(self, x, s).clamp(max=1))
+        if self.final_noise:
+            self.final_scale.copy_(last_step_spread(self, x, s))
 
-    def make_loss(self) -> "Any":
+    def make_loss(self) -> GlobeDiffLoss:
         """The :class:`GlobeDiffLoss` of this model (Eq. 10)."""
-        from globediff_torchrl.state_models.loss import GlobeDiffLoss
-
         return GlobeDiffLoss(self)
+
+    @classmethod
+    def fit_defaults(cls, preset: str) -> dict[str, Any]:
+        """The preset's ``steps``, ``batch_size``, ``lr`` and ``weight_decay``."""
+        return FIT[preset]
+
+    # ------------------------------------------------------------------------------------------------------ files
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Also what was saved before there was an ``open_share``."""
+        if f"{prefix}residual_scale" in state:
+            state.setdefault(f"{prefix}open_share", state[f"{prefix}residual_scale"].square().clamp(max=1))
+        super()._load_from_state_dict(state, prefix, *args)
+
+    @classmethod
+    def override(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+        """The saved arguments with others in the place of some; options of a schedule go with it."""
+        before = saved.get("schedule")
+        kept = overrides.get("schedule", before) == before
+        return {**saved, **({} if kept else {"schedule_options": None}), **overrides}
 
     @classmethod
     def from_env(cls, env: Any, preset: str = "tuned", **overrides: Any) -> "GlobeDiff":
@@ -288,12 +291,3 @@ class GlobeDiff(StateModel):
 
 _SETTINGS = frozenset(PRESETS["tuned"])
 _KEYS = ("aux_key", "state_key", "inferred_key", "latent_key", "hypotheses_key", "mean_key", "blend_key")
-
-
-def _make_denoiser(settings: dict[str, Any], d_s: int, d_x: int, d_z: int, index: Any) -> nn.Module:
-    size = {"steps": settings["diffusion_steps"], "width": settings["width"], "blocks": settings["blocks"]}
-    if settings["denoiser"] in MLPS:
-        return MLPS[settings["denoiser"]](d_s, d_x, d_z, **size)
-    from globediff_torchrl.state_models.unet import ConditionalUNet1D
-
-    return ConditionalUNet1D(d_s, d_x, d_z, **size, tokens=settings["tokens"], token_index=index)

@@ -1,13 +1,19 @@
 """The loss of GlobeDiff (Eq. 10)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from globediff_torchrl.state_models.globediff import GlobeDiff
 from globediff_torchrl.state_models.latent import active_units, gaussian_kl, sample_gaussian
 from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
 from globediff_torchrl.state_models.sampler import training_target
+
+if TYPE_CHECKING:
+    from globediff_torchrl.state_models.globediff import GlobeDiff
 
 NOISIEST_WEIGHT = 4.4  # of level K against level 1, where levels="noisy"
 
@@ -37,9 +43,6 @@ class GlobeDiffLoss(StateModelLoss):
     Args:
         model: the GlobeDiff to train.
 
-    Attributes:
-        center_only: True leaves the diffusion out (the regression is trained first).
-
     Example:
         >>> loss = GlobeDiffLoss(GlobeDiff(aux_dim=8, state_dim=12))
         >>> td = TensorDict({("agents", "aux_observation"): torch.randn(5, 3, 8), "state": torch.randn(5, 12)}, [5])
@@ -49,7 +52,6 @@ class GlobeDiffLoss(StateModelLoss):
 
     def __init__(self, model: GlobeDiff):
         super().__init__(model)
-        self.center_only = False
         probabilities = level_probabilities(model.levels, model.schedule.steps)
         self.register_buffer("level_cdf", probabilities.cumsum(0)[:-1], persistent=False)
         self.out_keys = ["loss_diffusion"]

@@ -7,11 +7,12 @@ from tensordict.nn import dispatch
 from torch import Tensor, nn
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import unknown
+from globediff_torchrl.errors import check_count, unknown
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.latent import mlp
 from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
+from globediff_torchrl.state_models.reading import as_key, unlocked
 
 REGRESSOR_PRESETS = {
     "paper": {"width": 1024, "layers": 4, "activation": "relu"},  # Table 4, MLP
@@ -32,7 +33,7 @@ class MLPStateModel(StateModel):
         mean_key: tensordict key; the others as :class:`StateModel`.
 
     Raises:
-        UserError: an unknown preset; in forward, a missing or wrongly shaped x.
+        UserError: an unknown preset or a size below 1; in forward, a missing or wrongly shaped x.
 
     Example:
         >>> model = MLPStateModel(aux_dim=8, state_dim=12)
@@ -55,8 +56,11 @@ class MLPStateModel(StateModel):
             raise unknown("preset", preset, REGRESSOR_PRESETS)
         settings = REGRESSOR_PRESETS[preset]
         self.preset = preset
-        self.mean_key = tuple(mean_key) if isinstance(mean_key, list) else mean_key
-        width, layers = width or settings["width"], layers or settings["layers"]
+        self.mean_key = as_key(mean_key)
+        width = settings["width"] if width is None else width
+        layers = settings["layers"] if layers is None else layers
+        for name, value in (("width", width), ("layers", layers)):
+            check_count(name, value, "leave it away for the preset's")
         self.net = mlp([aux_dim, *[width] * layers, state_dim], _ACTIVATIONS[settings["activation"]])
         self.out_keys = [self.inferred_key, self.mean_key]
         self.config = {
@@ -66,7 +70,8 @@ class MLPStateModel(StateModel):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write the mean state to both out_keys."""
+        """Write the mean state to both out_keys; into a shallow copy where the tensordict is locked."""
+        tensordict = unlocked(tensordict)
         x, lead, n = self.read_aux(tensordict)
         mean = self.restore_state(self.net(x))
         self.write(tensordict, self.inferred_key, mean, lead, n)

@@ -1,5 +1,8 @@
 """Small pure functions over batches: checks, means, statistics."""
 
+import math
+from typing import Any
+
 import torch
 from tensordict import NestedKey
 from torch import Tensor
@@ -19,6 +22,14 @@ def check_finite(key: NestedKey, value: Tensor) -> None:
             f"{key!r} holds {bad} of {value.numel()} values that are NaN or infinite, expected finite ones: "
             "look for a division by zero or an uninitialised buffer in the env or the dataset."
         )
+
+
+def check_number(name: str, value: Any, positive: bool = False) -> None:
+    """Raise a UserError for what is no finite number of 0 or more (above 0 where ``positive``)."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (positive and value == 0):
+        bound = "above 0" if positive else ">= 0"
+        raise UserError(f"{name} expects a number {bound}, got {value!r}: leave it away for the default.")
 
 
 def masked_mean(value: Tensor, weights: Tensor | None) -> Tensor:

@@ -22,6 +22,9 @@ class StateModelLoss(LossModule):
 
     Args:
         model: the state model to train. It is trained as it is, not through a copy of its parameters.
+
+    Attributes:
+        center_only: True while a regression that the rest builds on is trained alone; a loss without one ignores it.
     """
 
     @dataclass
@@ -32,6 +35,7 @@ class StateModelLoss(LossModule):
 
     default_keys = _AcceptedKeys
     functional = False
+    center_only = False
 
     def __init__(self, model: StateModel):
         super().__init__()

@@ -6,7 +6,8 @@ from tensordict import TensorDictBase
 from tensordict.nn import dispatch
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.state_models.base import StateModel, _names
+from globediff_torchrl.state_models.base import StateModel
+from globediff_torchrl.state_models.reading import names, unlocked
 
 
 class OracleStateModel(StateModel):
@@ -33,16 +34,12 @@ class OracleStateModel(StateModel):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write the true state for each agent."""
+        """Write the true state for each agent; into a shallow copy where the tensordict is locked."""
         x, s = tensordict.get(self.aux_key, None), tensordict.get(self.state_key, None)
         if x is None or s is None:
             missing = self.aux_key if x is None else self.state_key
-            raise UserError(f"OracleStateModel expects {missing!r}, the tensordict holds {_names(tensordict)}.")
-        self._check_dim(self.state_key, s, self.state_dim)
+            raise UserError(f"OracleStateModel expects {missing!r}, the tensordict holds {names(tensordict)}.")
+        self.check_dim(self.state_key, s, self.state_dim)
         if s.ndim == x.ndim - 1:
             s = s.unsqueeze(-2).expand(*x.shape[:-1], self.state_dim).contiguous()
-        return tensordict.set(self.inferred_key, s)
-
-    def make_loss(self) -> None:
-        """None: nothing to train."""
-        return None
+        return unlocked(tensordict).set(self.inferred_key, s)

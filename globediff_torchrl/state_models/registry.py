@@ -34,11 +34,10 @@ def make_state_model(name: str, env_or_dims: Any, **settings: Any) -> StateModel
     if name not in STATE_MODELS:
         raise unknown("state model", name, STATE_MODELS)
     model = STATE_MODELS[name]
-    try:
-        if isinstance(env_or_dims, (tuple, list)):
-            return model(*env_or_dims, **settings)
+    if not isinstance(env_or_dims, (tuple, list)):
         return model.from_env(env_or_dims, **settings)
-    except TypeError as error:
-        if "unexpected keyword" in str(error) or "positional argument" in str(error):
-            raise UserError(f"{model.__name__} cannot take these arguments: {error}.") from error
-        raise
+    if len(env_or_dims) != 2:
+        raise UserError(
+            f"make_state_model expects an env or (aux_dim, state_dim), got {env_or_dims!r}: give two sizes."
+        )
+    return model.from_config({"aux_dim": env_or_dims[0], "state_dim": env_or_dims[1], **settings})

@@ -1,6 +1,7 @@
 """How much noise each diffusion step holds: the noise schedule, whole, in registered buffers."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,12 +83,16 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         if kind not in _KINDS:
             raise unknown("noise schedule", kind, _KINDS)
-        if not isinstance(steps, int) or steps < 1:
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise UserError(f"diffusion_steps expects an integer K >= 1, got {steps!r}: take 5, or 1 for `fast`.")
         make, defaults = _KINDS[kind]
-        for name in options:
+        for name, value in options.items():
             if name not in defaults:
                 raise unknown(f"option of the {kind} schedule", name, defaults)
+            if isinstance(value, bool) or not isinstance(value, (int, float, type(defaults[name]))):
+                raise UserError(
+                    f"{name} of the {kind} schedule expects a number, got {value!r}: default {defaults[name]}."
+                )
         self.kind, self.steps = kind, steps
         self.options = {**defaults, **options}
         alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), make(steps, **self.options)])
@@ -102,6 +107,9 @@ class NoiseSchedule(nn.Module):
         self.register_buffer("posterior_variance", variance.float())
         # the samplers' coefficients are worked out from these once, in double precision, as plain numbers
         self.exact_alpha_bar: tuple[float, ...] = tuple(alpha_bar.tolist())
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Nothing: the buffers follow from the arguments, and a saved model may be loaded with another schedule."""
 
     def _check(self, alpha_bar: Tensor) -> None:
         final = alpha_bar[-1].item()

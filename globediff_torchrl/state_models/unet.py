@@ -1,11 +1,12 @@
 """The paper's denoiser: a one-dimensional U-Net (Section 4.3 and Appendix D), over the state or over its entities."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from globediff_torchrl.state_models.denoisers import STEP_FEATURES, sinusoidal_steps
+from globediff_torchrl.state_models.denoisers import MLPS, ConditionedNet
 from globediff_torchrl.state_models.tokens import Tokens
 
 MAX_HALVINGS = 3  # a down-sampling factor of 8 (Table 4)
@@ -37,7 +38,7 @@ class _ResidualBlock(nn.Module):
         return self.second(self.first(h) + shift[..., None, None]) + self.skip(h)
 
 
-class ConditionalUNet1D(nn.Module):
+class ConditionalUNet1D(ConditionedNet):
     """U-Net of residual convolution blocks along the state; x, z and k shift every block. The contract of denoisers.py.
 
     Args:
@@ -82,26 +83,12 @@ class ConditionalUNet1D(nn.Module):
         self.up = nn.ModuleList(_level(a + b, b, blocks) for a, b in zip(sizes[:0:-1], sizes[-2::-1]))
         self.leave = nn.Sequential(_ConvBlock(width, width), nn.Conv2d(width, self.tokens.channels, 1))
         self.sizes = [block.channels for level in [*self.down, *self.up] for block in level]
-        self.register_buffer("step_features", sinusoidal_steps(steps))
         hidden = 4 * width
-        self.embed_step = nn.Sequential(nn.Linear(STEP_FEATURES, hidden), nn.Mish(), nn.Linear(hidden, sum(self.sizes)))
-        self.embed_aux = nn.Linear(aux_dim, hidden)
-        self.embed_latent = nn.Linear(latent_dim, hidden, bias=False) if latent_dim else None
+        self.embed_inputs(aux_dim, latent_dim, steps, hidden, sum(self.sizes), nn.Mish)
         self.embed = nn.Sequential(nn.Mish(), nn.Linear(hidden, hidden), nn.Mish(), nn.Linear(hidden, sum(self.sizes)))
         nn.init.zeros_(self.leave[-1].weight)
         nn.init.zeros_(self.leave[-1].bias)
         self.to(memory_format=torch.channels_last)
-
-    def condition(self, x: Tensor, z: Tensor | None) -> Tensor:
-        """``[..., d_x], [..., d_z] -> [..., c]``, the shifts of all blocks."""
-        hidden = self.embed_aux(x)
-        if self.embed_latent is not None:
-            hidden = hidden + self.embed_latent(z)
-        return self.embed(hidden)
-
-    def step_table(self) -> Tensor:
-        """``[K + 1, c]``, one row for each step."""
-        return self.embed_step(self.step_features)
 
     def forward(self, s_k: Tensor, step: Tensor, cond: Tensor) -> Tensor:
         """``s_k [..., d_s]``, ``step`` a row of the table (or one a sample), ``cond`` -> output ``[..., d_s]``."""
@@ -132,3 +119,11 @@ class ConditionalUNet1D(nn.Module):
 
 def _level(inside: int, outside: int, blocks: int) -> nn.ModuleList:
     return nn.ModuleList(_ResidualBlock(inside if i == 0 else outside, outside) for i in range(blocks))
+
+
+def make_denoiser(settings: dict[str, Any], d_s: int, d_x: int, d_z: int, index: Any) -> nn.Module:
+    """The network that the settings of a GlobeDiff name; ``index`` is its ``token_index``."""
+    size = {"steps": settings["diffusion_steps"], "width": settings["width"], "blocks": settings["blocks"]}
+    if settings["denoiser"] in MLPS:
+        return MLPS[settings["denoiser"]](d_s, d_x, d_z, **size)
+    return ConditionalUNet1D(d_s, d_x, d_z, **size, tokens=settings["tokens"], token_index=index)

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.errors import check_count, unknown
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.latent import LatentPosterior, active_units, gaussian_kl, mlp, sample_gaussian
-from globediff_torchrl.state_models.numerics import masked_mean, squared_error
+from globediff_torchrl.state_models.numerics import check_number, masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
+from globediff_torchrl.state_models.reading import as_key, unlocked
 
 VAE_PRESETS = {
     "paper": {"latent_dim": 256, "width": 1024, "layers": 3, "beta_kl": 1.0},  # Table 4, VAE
@@ -63,11 +64,11 @@ class VAEStateModel(StateModel):
         given = {"latent_dim": latent_dim, "width": width, "layers": layers, "beta_kl": beta_kl}
         settings = {**VAE_PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
         for name in ("latent_dim", "width", "layers"):
-            if not isinstance(settings[name], int) or settings[name] < 1:
-                raise UserError(f"{name} expects an integer >= 1, got {settings[name]!r}.")
+            check_count(name, settings[name], "leave it away for the preset's")
+        check_number("beta_kl", settings["beta_kl"])
         self.preset, self.zero_latent = preset, zero_latent
         self.latent_dim, self.beta_kl = settings["latent_dim"], settings["beta_kl"]
-        self.latent_key = tuple(latent_key) if isinstance(latent_key, list) else latent_key
+        self.latent_key = as_key(latent_key)
         size = {"width": settings["width"], "layers": settings["layers"]}
         self.posterior = LatentPosterior(aux_dim, state_dim, self.latent_dim, **size)
         self.decoder = mlp([aux_dim + self.latent_dim, *[size["width"]] * size["layers"], state_dim], nn.ReLU)
@@ -81,7 +82,8 @@ class VAEStateModel(StateModel):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write a sample and its z."""
+        """Write a sample and its z; into a shallow copy where the tensordict is locked."""
+        tensordict = unlocked(tensordict)
         x, lead, n = self.read_aux(tensordict)
         if exploration_type() in (ExplorationType.RANDOM, None):
             z = torch.randn(x.shape[0], self.latent_dim, device=x.device, dtype=x.dtype)

@@ -19,7 +19,7 @@ from torchrl.modules import ValueNorm
 
 from globediff_torchrl import keys
 from globediff_torchrl.envs import make_env
-from globediff_torchrl.errors import unknown
+from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.policies import add_memory, make_actor, make_critic
 from globediff_torchrl.state_models import make_state_model
 from globediff_torchrl.training.config import as_dict
@@ -87,6 +87,11 @@ def make_team(config: DictConfig, env: EnvBase) -> Team:
     unfit = [name for name in algorithm.inputs if name not in INPUTS]
     if unfit:
         raise unknown("actor input", unfit[0], INPUTS)
+    if algorithm.state_model is None and algorithm.reads is not None:
+        raise UserError(
+            f"algorithm.reads={algorithm.reads} reads an inferred state, but algorithm={algorithm.name} has no state "
+            f"model, where null is expected: leave algorithm.reads away, or choose algorithm=globediff."
+        )
     state_model = None
     if algorithm.state_model is not None:
         options = {name: value for name, value in as_dict(algorithm.state_model).items() if value is not None}

@@ -201,6 +201,7 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
         fitter,
         offline,
         buffer,
+        lambda: warm_up(trainer),
         steps=pretrain.steps,
         batch_size=pretrain.batch_size,
         lr=pretrain.lr,

@@ -33,7 +33,7 @@ def behave(
             of a run includes this one.
     """
     behaviour = config.copy()
-    behaviour.update({"resume": None, "output": str(output / "behaviour"), "logger": "none"})
+    behaviour.update({"resume": None, "output": configuration.literal(str(output / "behaviour")), "logger": "none"})
     behaviour.update({"total_frames": config.pretrain.frames, "seed": config.seed + 1_000_000})
     behaviour.evaluation.every_frames = 0
     with preserve_vmas_rng(), torch.random.fork_rng():

@@ -141,6 +141,9 @@ class SafeRotation(CheckpointRotation):
             ) from error
 
 
+TORN = (CheckpointError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile)
+
+
 def check_whole(path: Path) -> None:
     """Reads every file of a checkpoint against its checksums.
 
@@ -170,7 +173,7 @@ def load_newest(trainer: Trainer, run: Path) -> int | None:
     for path in sorted((run / FOLDER).glob("checkpoint-*"), reverse=True):
         try:
             check_whole(path)
-        except (CheckpointError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        except TORN as error:
             aside = path.with_name(f"unreadable-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)  # or the rotation would count it among the newest, and remove good ones
@@ -187,6 +190,22 @@ def load_newest(trainer: Trainer, run: Path) -> int | None:
                 f"this configuration and these versions wrote. Move it away to go on from the one before."
             ) from error
         return trainer.collected_frames
+    return None
+
+
+def newest_policy(run: Path, device: torch.device) -> tuple[Path, dict[str, torch.Tensor]] | None:
+    """The newest whole checkpoint of ``run`` and the policy's weights in it; None if there is none.
+
+    Changes nothing in the folder: the run may be going on.
+    """
+    for path in sorted((run / FOLDER).glob("checkpoint-*"), reverse=True):
+        try:
+            check_whole(path)
+            record = Checkpoint.manifest(path)["components"]["collector"]  # what acts: state model and actor together
+            file = path / record["path"] / record["files"][0]
+            return path, torch.load(file, map_location=device, weights_only=True)["policy_state_dict"]
+        except TORN:
+            continue
     return None
 
 

@@ -52,11 +52,18 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
 
 
+def experiments(family: str) -> list[str]:
+    """The experiments that a family's main configuration takes: all but those that begin with another one's name."""
+    others = tuple(f"{other}_" for other in choices("env") if other != main_config(family))
+    return [name for name in choices("experiment") if not name.startswith(others)]
+
+
 def load_algorithm(name: str) -> DictConfig:
-    """One file of ``configs/algorithm`` by itself."""
+    """One file of ``configs/algorithm`` by itself, without what it sets outside ``algorithm``."""
     if name not in choices("algorithm"):
         raise unknown("algorithm", name, choices("algorithm"))
-    return OmegaConf.load(config_dir() / "algorithm" / f"{name}.yaml")
+    file = OmegaConf.load(config_dir() / "algorithm" / f"{name}.yaml")
+    return file.get("algorithm", file)
 
 
 def compose(family: str = "vmas", overrides: Sequence[str] = ()) -> DictConfig:
@@ -69,8 +76,8 @@ def compose(family: str = "vmas", overrides: Sequence[str] = ()) -> DictConfig:
         group, equals, value = override.partition("=")
         if not equals and not override.startswith("~"):
             raise UserError(f"{override!r} does not fit: an entry is expected as name=value, e.g. seed=1; see --help.")
-        if group in ("algorithm", "experiment", "training", "env") and value not in choices(group):
-            raise unknown(group, value, choices(group))
+        if group in ("algorithm", "experiment", "training", "env"):
+            _check_choice(family, group, value)
     try:
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
             return hydra.compose(config_name=main_config(family), overrides=list(overrides))
@@ -78,10 +85,26 @@ def compose(family: str = "vmas", overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(f"the configuration does not fit: {' '.join(str(error).split())}") from error
 
 
+def _check_choice(family: str, group: str, name: str) -> None:
+    known = experiments(family) if group == "experiment" else choices(group)
+    if name in choices(group) and name not in known:
+        raise UserError(
+            f"experiment={name} is another family's, expected one of {main_config(family)}: {', '.join(known)}. "
+            f"python benchmarks/{name.partition('_')[0]}.py experiment={name} runs it."
+        )
+    if name not in known:
+        raise unknown(group, name, known)
+
+
+def literal(value: Any) -> Any:
+    """A string so that it stands for itself in a configuration, also where there is a ``${`` in it."""
+    return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
 def save(config: DictConfig, path: Path) -> None:
     """Writes the resolved configuration beside the results, for the resume and for the reader."""
     with replacing(path) as part:
-        part.write_text(OmegaConf.to_yaml(config, resolve=True))
+        part.write_text(literal(OmegaConf.to_yaml(config, resolve=True)))
 
 
 def as_dict(node: Any) -> dict[str, Any]:
@@ -110,7 +133,7 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         )
     try:
         saved = OmegaConf.load(path)
-        OmegaConf.resolve(saved)
+        OmegaConf.to_container(saved, resolve=True)  # raises where an entry refers to what is not there
         if "env" not in saved:
             raise ValueError("it has no env")
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
@@ -125,7 +148,7 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         name = override.lstrip("+").partition("=")[0]
         asked, held = OmegaConf.select(config, name), OmegaConf.select(saved, name)
         if name.split(".")[0] not in FIXED:
-            OmegaConf.update(saved, name, asked, force_add=True)
+            OmegaConf.update(saved, name, literal(asked), force_add=True)
         if name == "algorithm":  # the rest of the group is the run's own, whatever its file says today
             name, asked, held = "algorithm.name", asked.name, held.name
         if name.split(".")[0] in FIXED and asked != held:
@@ -133,5 +156,5 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
                 f"the run in {config.resume} has {name} = {held!r}, but {asked!r} was asked for. Leave {name} away to "
                 f"go on with the run as it is, or start another run with another output."
             )
-    saved.resume = config.resume
+    saved.resume = literal(config.resume)
     return saved

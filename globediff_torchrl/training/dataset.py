@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
 from torchrl.envs import EnvBase
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TrainerHookBase
@@ -59,6 +60,15 @@ def pairs(batch: TensorDictBase, per_team: bool, target: NestedKey = keys.STATE)
             chosen.set(keys.ACTIVE_MASK, batch.get(keys.ACTIVE_MASK).any(-2, keepdim=True))
     valid = batch.get(keys.VALID, None)
     return chosen.reshape(-1) if valid is None else chosen[valid.squeeze(-1)]
+
+
+def living_rows(data: TensorDictBase, target: NestedKey) -> tuple[Tensor, Tensor]:
+    """What :func:`pairs` gives with a row for each living agent: x ``[M, d_x]`` and s ``[M, d_s]``."""
+    x, s = data.get(keys.AUX_OBSERVATION), data.get(target)
+    s = s if s.ndim == x.ndim else s.unsqueeze(-2).expand(*x.shape[:-1], -1)
+    x, s = x.flatten(0, 1), s.flatten(0, 1)
+    active = data.get(keys.ACTIVE_MASK, None)
+    return (x, s) if active is None else (x[active.flatten()], s[active.flatten()])
 
 
 class PairWriter(TrainerHookBase):

@@ -62,16 +62,22 @@ def make_trainer(
     family, _, scenario = ("vmas/hunt" if env is None else env).partition("/")
     if not scenario:
         raise UserError(f"env must be '<family>/<scenario>', e.g. 'vmas/hunt', got {env!r}.")
+    if isinstance(overrides, str):
+        raise UserError(f"overrides must be a list of entries, got the string {overrides!r}: pass [{overrides!r}].")
     families = [*configuration.choices("env"), *configuration.MAIN]
     if family not in families:
         raise unknown("environment family", family, families)
     if configuration.main_config(family) == "smac" and family != configuration.smac_family(scenario):
         raise unknown("environment", env, [name for name in available_envs() if name.startswith("smac")])
     # only what was given: a resumed run keeps the rest of its own configuration
-    arguments = {"total_frames": total_frames, "output": output, "resume": resume, "algorithm": algorithm, "seed": seed}
+    arguments = {"total_frames": total_frames, "algorithm": algorithm, "seed": seed}
     arguments[configuration.scenario_entry(family)] = None if env is None else scenario
     chosen = [*(f"{name}={value}" for name, value in arguments.items() if value is not None), *overrides]
-    return trainer_from_config(configuration.compose(family, chosen), chosen)
+    config = configuration.compose(family, chosen)
+    # not as overrides, where =, commas, brackets and ${} have a meaning
+    paths = {name: str(path) for name, path in (("output", output), ("resume", resume)) if path is not None}
+    config.update({name: configuration.literal(path) for name, path in paths.items()})
+    return trainer_from_config(config, [*chosen, *paths])
 
 
 def trainer_from_config(config: DictConfig, overrides: Sequence[str] = ()) -> MAPPOTrainer:

@@ -10,19 +10,17 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.data import TensorDictReplayBuffer
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TrainerHookBase
 
-from globediff_torchrl import keys
 from globediff_torchrl.envs.crashed import episode_ends
 from globediff_torchrl.errors import TrainingError
-from globediff_torchrl.policies.networks import RunningNorm, join
+from globediff_torchrl.policies.networks import running_norms, update_input_statistics
 from globediff_torchrl.state_models import Fitter
 from globediff_torchrl.training.checkpoint import FilledRows
-from globediff_torchrl.training.dataset import pairs
+from globediff_torchrl.training.dataset import living_rows, pairs
 from globediff_torchrl.training.files import replacing
 
 SPREAD_ROWS = 1024
@@ -100,13 +98,7 @@ class StateModelUpdate(TrainerHookBase):
     def _refresh_spread(self) -> None:
         """Measures anew what the last denoising step leaves out, on the newest pairs, which were hardly fitted yet."""
         batch = self.newest[torch.randperm(len(self.newest))[:SPREAD_ROWS]]
-        x = batch.get(keys.AUX_OBSERVATION)
-        s = batch.get(self.fitter.model.state_key)
-        s = s if s.ndim == x.ndim else s.unsqueeze(-2).expand(*x.shape[:-1], -1)
-        x, s = x.flatten(0, 1), s.flatten(0, 1)
-        active = batch.get(keys.ACTIVE_MASK, None)
-        if active is not None:
-            x, s = x[active.flatten()], s[active.flatten()]
+        x, s = living_rows(batch, self.fitter.model.state_key)
         if len(x):  # all of the batch may have been dropped by crashes
             self.fitter.update_final_scale(x, s)
 
@@ -135,21 +127,16 @@ class InputStatistics(TrainerHookBase):
     """
 
     def __init__(self, modules: Sequence[nn.Module], warm_up: Callable[[], TensorDictBase], trainer: Trainer) -> None:
+        self.modules = [module for module in modules if running_norms(module)]
         self.warm_up, self.trainer = warm_up, trainer
-        self.norms: list[tuple[TensorDictModule, RunningNorm]] = []
-        for module in modules:
-            for part in module.modules():
-                if isinstance(part, TensorDictModule) and hasattr(part.module, "trunk"):
-                    found = [layer for layer in part.module.trunk if isinstance(layer, RunningNorm)]
-                    self.norms += [(part, norm) for norm in found]
 
     def start(self) -> None:
-        if self.norms and self.trainer.collected_frames == 0:
+        if self.modules and self.trainer.collected_frames == 0:
             self.update(self.warm_up())
 
     def update(self, batch: TensorDictBase) -> None:
-        for part, norm in self.norms:
-            norm.update(join([batch.get(key) for key in part.in_keys], part.module.agents))
+        for module in self.modules:
+            update_input_statistics(module, batch)
 
     def register(self, trainer: Trainer, name: str = "input_statistics") -> None:
         trainer.register_op("setup", self.start)

@@ -77,9 +77,15 @@ class BatchValueNorm(PopArtValueNorm):
     def update(self, value_target: torch.Tensor) -> None:
         """Does nothing: the loss calls it, see :meth:`observe`."""
 
-    def observe(self, value_target: torch.Tensor) -> None:
-        """Adds the value targets ``[M, 1]`` of one batch to the statistics."""
+    def observe(self, value_target: torch.Tensor, state_value: torch.Tensor) -> torch.Tensor:
+        """Adds the value targets ``[M, 1]`` of one batch to the statistics.
+
+        Returns ``state_value`` as the critic would now write it: the same outputs of its network in the new units. The
+        clip of the value compares with it, and would else take the norm's own move for one of the critic's.
+        """
+        outputs = self.normalize(state_value)
         super().update(value_target)
+        return self.denormalize(outputs)
 
 
 def normalize(advantage: torch.Tensor, active: torch.Tensor | None) -> torch.Tensor:
@@ -104,12 +110,12 @@ class Advantages(TrainerHookBase):
     @torch.no_grad()
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         self.loss.value_estimator(batch)
-        active = batch.get(keys.ACTIVE_MASK, None)
-        if isinstance(self.loss.value_norm, BatchValueNorm):
+        active, norm = batch.get(keys.ACTIVE_MASK, None), self.loss.value_norm
+        if isinstance(norm, BatchValueNorm):
             target = batch.get(keys.VALUE_TARGET)
             target = target if active is None else target[active].unsqueeze(-1)
             if len(target):
-                self.loss.value_norm.observe(target)
+                batch.set(keys.STATE_VALUE, norm.observe(target, batch.get(keys.STATE_VALUE)))
         return batch.set(keys.ADVANTAGE, normalize(batch.get(keys.ADVANTAGE), active))
 
     def register(self, trainer: Trainer, name: str = "advantages") -> None:

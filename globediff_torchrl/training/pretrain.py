@@ -16,10 +16,11 @@ from torchrl.trainers.trainers import TrainerHookBase
 from tqdm import tqdm
 
 from globediff_torchrl import keys
+from globediff_torchrl.envs.crashed import drop_crashed
 from globediff_torchrl.evaluation.episodes import relative_error
 from globediff_torchrl.evaluation.measurements import write_rows
 from globediff_torchrl.state_models import Fitter, StateModel, fit
-from globediff_torchrl.training.dataset import PairWriter, load_dataset
+from globediff_torchrl.training.dataset import PairWriter, living_rows, load_dataset, pairs
 from globediff_torchrl.training.files import replacing
 
 PROGRESS_FILE = "pretraining.pt"
@@ -61,6 +62,9 @@ class Pretraining(TrainerHookBase):
     The last tenth of the data is held out: the spread of the last denoising step is measured on it, and its loss stands
     beside that of the others in ``pretraining.csv``.
 
+    With 0 steps nothing is collected or fitted, and a first rollout standardises the model: untouched, it would take x
+    and s as they come for the whole run.
+
     A resumed run that has collected frames skips it; one that was interrupted within it goes on where it was.
 
     Args:
@@ -69,6 +73,7 @@ class Pretraining(TrainerHookBase):
         fitter: owns the trained copy of the model and the optimiser; goes on to the online updates.
         offline: the data.
         replay_buffer: receives the offline data, so that online updates do not forget it.
+        warm_up: gives a first rollout, for ``steps=0``.
         steps: gradient steps; 0 leaves the model untrained.
         batch_size: pairs in a step.
         lr: peak learning rate.
@@ -83,6 +88,7 @@ class Pretraining(TrainerHookBase):
         fitter: Fitter,
         offline: OfflineData,
         replay_buffer: TensorDictReplayBuffer,
+        warm_up: Callable[[], TensorDictBase],
         *,
         steps: int,
         batch_size: int,
@@ -92,11 +98,15 @@ class Pretraining(TrainerHookBase):
         progress: bool,
     ) -> None:
         self.trainer, self.fitter, self.offline, self.replay_buffer = trainer, fitter, offline, replay_buffer
+        self.warm_up = warm_up
         self.steps, self.batch_size, self.lr = steps, batch_size, lr
         self.output, self.seed, self.progress = output, seed, progress
 
     def __call__(self) -> None:
-        if self.trainer.collected_frames > 0 or self.steps == 0:
+        if self.trainer.collected_frames > 0:
+            return
+        if self.steps == 0:
+            self._standardise()
             return
         data = self.offline.get()
         held_out = max(len(data) // 10, 1)
@@ -117,6 +127,14 @@ class Pretraining(TrainerHookBase):
         error = held_out_error(self.fitter.model, data[-held_out:])
         self.trainer._log(**{"pretraining/state_error": error})
         tqdm.write(f"Pretrained on {len(data) - held_out:,} pairs; held-out error {error:.3f} of the mean state's.")
+
+    def _standardise(self) -> None:
+        model = self.fitter.model
+        rollout = drop_crashed(self.warm_up())
+        x, s = living_rows(pairs(rollout, model.infer_per == "team", model.state_key), model.state_key)
+        if len(x):  # all of it may have been dropped by crashes
+            self.fitter.set_statistics(x, s)
+            self.fitter.update_residual_scale(x, s)
 
     def _write(self, history: dict[str, list[float]]) -> None:
         with replacing(self.output / CURVE_FILE) as part:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
-from globediff_torchrl.errors import UserError
+from globediff_torchrl.errors import UserError, check_device
 from globediff_torchrl.evaluation.figures import learning_curve
 from globediff_torchrl.training.algorithms import env_from_config, make_team
+from globediff_torchrl.training.checkpoint import newest_policy
 from globediff_torchrl.training.files import replacing
 from globediff_torchrl.training.video import write_video
 
@@ -64,32 +67,56 @@ def _say(results: dict[str, Any], output: Path) -> None:
     tqdm.write(f"Results in {output}: summary.json, progress.csv, learning_curve.png, {WEIGHTS}, checkpoints/")
 
 
-def load_policy(run: str | Path, num_envs: int | None = None, seed: int = 0) -> tuple[EnvBase, TensorDictModuleBase]:
+def load_policy(
+    run: str | Path, num_envs: int | None = None, seed: int = 0, device: torch.device | str | None = None
+) -> tuple[EnvBase, TensorDictModuleBase]:
     """The environment and the trained policy of a run, from its ``config.yaml`` and ``policy.safetensors``.
+
+    A run that was killed or is still going has no ``policy.safetensors`` yet: the weights are then those of its newest
+    whole checkpoint. The policy is in evaluation mode and its weights need no gradient.
 
     Args:
         run: the output folder of a training run.
         num_envs: environments to simulate; by default 32, and one where each takes a StarCraft II of its own.
         seed: of the environments.
+        device: of environment and policy; by default the run's own.
 
     Raises:
-        UserError: the folder holds no run, or its weights do not fit its configuration.
+        UserError: the folder holds no run or no weights, its weights do not fit its configuration, or its device is
+            not here.
 
     Example:
         >>> env, policy = load_policy("runs/first")
-        >>> env.rollout(60, policy, break_when_any_done=False)["next", "agents", "episode_reward"][:, -1].mean()
+        >>> evaluate(env, policy, seed=10_000)["deterministic/return"]
     """
     run = Path(run)
-    for name in ("config.yaml", WEIGHTS):
-        if not (run / name).exists():
-            raise UserError(f"{run} has no {name}; expected the output folder of a run that has ended.")
+    if not (run / "config.yaml").exists():
+        raise UserError(f"{run} has no config.yaml; expected the output folder of a run.")
     config = OmegaConf.load(run / "config.yaml")
+    if device is not None:
+        config.device = str(device)
+    device = check_device(config.device)
+    path, weights = _weights(run, device)
     if num_envs is None:
         num_envs = 1 if config.env.family in ("smac", "smacv2") else 32
     env = env_from_config(config, num_envs=num_envs, seed=seed)
     policy = make_team(config, env).policy
     try:
-        policy.load_state_dict(load_file(run / WEIGHTS))
+        policy.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{run / WEIGHTS} does not fit {run / 'config.yaml'}: {str(error).splitlines()[0]}") from error
-    return env, policy
+        raise UserError(f"{path} does not fit {run / 'config.yaml'}: {str(error).splitlines()[0]}") from error
+    return env, policy.requires_grad_(False).eval()
+
+
+def _weights(run: Path, device: torch.device) -> tuple[Path, Mapping[str, torch.Tensor]]:
+    """The weights of a run's policy, and where they were found."""
+    if (run / WEIGHTS).exists():
+        return run / WEIGHTS, load_file(run / WEIGHTS, device=str(device))
+    found = newest_policy(run, device)
+    if found is None:
+        raise UserError(
+            f"{run} has no {WEIGHTS} and no whole checkpoint; expected a run that has ended or come as far as its "
+            f"first checkpoint: resume={run} goes on with it."
+        )
+    tqdm.write(f"{run} has no {WEIGHTS} yet: the policy is that of {found[0].name}.")
+    return found

@@ -135,7 +135,19 @@ def validate(config: DictConfig) -> None:
         value = str(OmegaConf.select(config, name)).lower()
         if value not in known:
             raise unknown(name, value, known)
+    _check_buffer(config)
     check_device(config.device)
+
+
+def _check_buffer(config: DictConfig) -> None:
+    """Refuses a replay buffer that would drop pairs of the pretraining, which the online updates are to keep."""
+    size, pairs = config.state_model_update.buffer_size, config.pretrain.frames
+    pretrains = config.algorithm.state_model is not None and config.pretrain.steps > 0
+    if config.resume is None and pretrains and size < pairs:
+        raise UserError(
+            f"state_model_update.buffer_size must hold the {pairs} pairs of the pretraining (pretrain.frames), got "
+            f"{size}: it would drop the first of them. Raise it, or lower pretrain.frames."
+        )
 
 
 def _of_another_family(name: str, config: DictConfig) -> bool:

@@ -1,0 +1,60 @@
+"""A state model as files: weights in ``model.safetensors``, the constructor's arguments in ``config.json``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from globediff_torchrl.errors import UserError
+
+FORMAT = "globediff_torchrl/state_model"
+VERSION = 1
+
+
+def write_model(directory: Path, model: nn.Module, config: dict[str, Any]) -> None:
+    """Write weights and config into ``directory`` (made if missing)."""
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, directory / "model.safetensors")
+    content = {"format": FORMAT, "version": VERSION, "class": type(model).__name__, "config": config}
+    (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_config(directory: Path, expected: str) -> dict[str, Any]:
+    """The constructor's arguments of a model of the class ``expected``.
+
+    Raises:
+        UserError: no such files, another format, version or class.
+    """
+    path = directory / "config.json"
+    if not path.is_file() or not (directory / "model.safetensors").is_file():
+        raise UserError(f"{directory} expects config.json and model.safetensors (see save_pretrained): not found.")
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is no JSON ({error}): was it cut off or edited?") from error
+    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
+    if found != (FORMAT, VERSION):
+        raise UserError(f"{path} expects format {FORMAT!r} version {VERSION}, got {found[0]!r} version {found[1]!r}.")
+    name = content["class"]
+    if name != expected:
+        raise UserError(f"{directory} holds a {name}, expected a {expected}: load it with {name}.from_pretrained.")
+    return content["config"]
+
+
+def read_weights(directory: Path, model: nn.Module) -> None:
+    """Load the weights into ``model``.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    try:
+        model.load_state_dict(load_file(directory / "model.safetensors"))
+    except Exception as error:  # safetensors and torch each have their own; the user needs one sentence
+        reason = str(error).strip().split("\n")
+        raise UserError(
+            f"The weights in {directory} do not fit its config.json ({' '.join(reason[:2])}): "
+            "were the two files saved together, and no size overridden?"
+        ) from error

@@ -1,0 +1,84 @@
+"""Reading x, s and who counts from a tensordict: one rule for the losses, for `fit` and for online updates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+
+from globediff_torchrl import keys
+from globediff_torchrl.errors import UserError
+
+if TYPE_CHECKING:
+    from globediff_torchrl.state_models.base import StateModel
+
+
+def as_key(key: Any) -> NestedKey:
+    """A key as json may have left it: lists become tuples."""
+    return tuple(key) if isinstance(key, list) else key
+
+
+def names(tensordict: TensorDictBase) -> list:
+    """What a tensordict holds, for error messages."""
+    nested = (True, True) if isinstance(tensordict, TensorDictBase) else ()  # a plain dict has come by mistake
+    return sorted(tensordict.keys(*nested), key=str)
+
+
+def unlocked(tensordict: TensorDictBase) -> TensorDictBase:
+    """The tensordict itself, or a shallow copy where it is locked (memory-mapped data are): that one can be written to.
+
+    The copy shares the tensors, so that nothing is read from the disk.
+    """
+    return tensordict.copy() if tensordict.is_locked else tensordict
+
+
+def read_pairs(
+    model: StateModel,
+    tensordict: TensorDictBase,
+    aux_key: NestedKey | None = None,
+    state_key: NestedKey | None = None,
+    mask_key: NestedKey | None = keys.ACTIVE_MASK,
+    asker: str = "fit",
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x ``[*B, n, d_x]``, s ``[*B, n, d_s]``, raw, and who counts, bool ``[*B, n]``, or None without a mask.
+
+    Views of the data: memory-mapped ones are not read. Where one inference serves the team, n is 1: agent 0's x, which
+    counts as long as anyone lives. s may be stored once for all agents, ``[*B, d_s]``, or for each. A mask
+    ``[*B, n, 1]`` of numbers counts where it is not 0.
+
+    Args:
+        model: gives sizes, ``infer_per``, and the keys where None is given for them.
+        tensordict: the data. asker: who says so in an error.
+
+    Raises:
+        UserError: a missing key or a wrong shape.
+    """
+    aux_key, state_key = aux_key or model.aux_key, state_key or model.state_key
+    x, s = tensordict.get(aux_key, None), tensordict.get(state_key, None)
+    for key, value, dim in ((aux_key, x, model.aux_dim), (state_key, s, model.state_dim)):
+        if value is None:
+            raise UserError(
+                f"{asker} expects {key!r} in the data, which hold {names(tensordict)}: set the model's keys."
+            )
+        model.check_dim(key, value, dim)
+    if x.ndim < 2:
+        raise UserError(f"{aux_key!r} expects shape [*B, n, {model.aux_dim}], got {list(x.shape)}: agent dim?")
+    mask = None if mask_key is None else tensordict.get(mask_key, None)
+    if mask is not None:
+        mask = mask.bool().squeeze(-1) if mask.ndim == x.ndim else mask.bool()
+    own = s.ndim == x.ndim  # each agent's own state
+    if model.infer_per == "team":
+        x, s = x[..., :1, :], s[..., :1, :] if own else s
+        mask = None if mask is None else mask.any(-1, keepdim=True)
+    if s.shape[:-1] != (x.shape[:-1] if own else x.shape[:-2]):
+        raise UserError(
+            f"{state_key!r} expects shape {[*x.shape[:-2], model.state_dim]} or {[*x.shape[:-1], model.state_dim]} "
+            f"beside {aux_key!r} {list(x.shape)}, got {list(s.shape)}: are they of the same steps?"
+        )
+    if mask is not None and mask.shape != x.shape[:-1]:
+        raise UserError(
+            f"{mask_key!r} expects shape {[*x.shape[:-1], 1]} beside {aux_key!r} {list(x.shape)}, got "
+            f"{[*mask.shape, 1]}: are they of the same steps?"
+        )
+    return x, s if own else s.unsqueeze(-2).expand(*x.shape[:-1], model.state_dim), mask

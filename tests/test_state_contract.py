@@ -1,0 +1,99 @@
+"""The contract of a state model: nothing else asks which one is in use, and locked data can be given to all."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.state_models import Fitter, GlobeDiff, StateModel, StateModelLoss, fit, make_state_model
+
+X, S = 4, 3
+AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
+MODELS = {"globediff": {"width": 16}, "regressor": {"width": 16}, "vae": {"width": 16}, "oracle": {}}
+
+
+def data(rows=12, n=2):
+    g = torch.Generator().manual_seed(0)
+    x, s = torch.randn(rows, n, X, generator=g), torch.randn(rows, S, generator=g)
+    return TensorDict({AUX: x, "state": s}, [rows])
+
+
+class Recorder(StateModel):
+    """A state model of a user's own: a bias, and a list of what it was told."""
+
+    def __init__(self, aux_dim, state_dim, **common):
+        super().__init__(aux_dim, state_dim, **common)
+        self.bias = torch.nn.Parameter(torch.zeros(state_dim))
+        self.told = []
+
+    def make_loss(self):
+        return BiasLoss(self)
+
+    def update_residual_scale(self, x, s):
+        self.told.append(("residual", len(x)))
+
+    def update_final_scale(self, x, s):
+        self.told.append(("final", len(x)))
+
+
+class BiasLoss(StateModelLoss):
+    out_keys = ["loss_bias"]
+
+    def terms(self, x, s, weights):
+        self.model.told.append(self.center_only)
+        return {"loss_bias": (self.model.bias - s).square().mean()}
+
+
+def test_fit_tells_any_model_where_it_stands():
+    model = Recorder(X, S)
+    fitter = Fitter(model)
+    fit(model, data(), steps=20, batch_size=4, progress=False, fitter=fitter, validation=data(5))
+    assert fitter.raw.told == [True] * 3 + [False] * 17  # the copy that is trained
+    assert [told for told in model.told if told] == [("residual", 24), ("final", 10)]  # on all pairs, and held-out ones
+
+
+@pytest.mark.parametrize("name", ["regressor", "vae"])
+def test_a_model_that_has_nothing_to_measure_is_fitted_all_the_same(name):
+    model = make_state_model(name, (X, S), width=16)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fitter = Fitter(model)
+    fitter.update_residual_scale(data()[AUX][:, 0], data()["state"])
+    fitter.update_final_scale(data()[AUX][:, 0], data()["state"])
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert fit(model, data(), steps=4, batch_size=4, progress=False, fitter=fitter)["step"] == [4]
+
+
+def test_a_plain_state_model_has_no_loss():
+    assert StateModel(X, S).make_loss() is None
+    with pytest.raises(UserError, match="nothing to fit"):
+        Fitter(StateModel(X, S))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_locked_and_memory_mapped_data_are_answered_in_a_copy_that_shares_them(tmp_path, name):
+    model = make_state_model(name, (X, S), **MODELS[name])
+    mapped = data().memmap(tmp_path)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        expected = model(data())[INFERRED]
+        for td in (mapped, data().lock_()):
+            out = model(td)
+            torch.testing.assert_close(out[INFERRED], expected)
+            assert out[AUX].data_ptr() == td[AUX].data_ptr()
+            assert set(td.keys(True, True)) == {AUX, "state"}
+        for part in (mapped[3:7], TensorDict.load_memmap(tmp_path)[3:7]):
+            torch.testing.assert_close(model(part)[INFERRED], expected[3:7])
+        plain = data()
+        assert model(plain) is plain
+
+
+@pytest.mark.parametrize(("preset", "steps"), [("tuned", 5000), ("fast", 3000)])
+def test_fit_plans_the_presets_steps(tmp_path, preset, steps):
+    model = GlobeDiff(X, S, preset=preset, width=16, latent_width=16)
+    file = tmp_path / "fit.pt"
+    fit(model, data(), batch_size=4, progress=False, checkpoint=file, stop_at=1)
+    assert torch.load(file, weights_only=True)["plan"]["steps"] == steps
+    with pytest.raises(UserError, match="steps >= 1, got True"):
+        fit(model, data(), steps=True)
+    with pytest.raises(UserError, match="batch_size >= 1, got 0"):
+        fit(model, data(), batch_size=0)
