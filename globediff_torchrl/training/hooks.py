@@ -96,7 +96,7 @@ class StateModelUpdate(TrainerHookBase):
         return {f"state_model/{name}": float(value) for name, value in metrics.items()}
 
     def _refresh_spread(self) -> None:
-        """Measures anew what the last denoising step leaves out, on the newest pairs, which were hardly fitted yet."""
+        """Measures anew what regression and last step leave open, on the newest pairs, which were hardly fitted yet."""
         batch = self.newest[torch.randperm(len(self.newest))[:SPREAD_ROWS]]
         x, s = living_rows(batch, self.fitter.model.state_key)
         if len(x):  # all of the batch may have been dropped by crashes

@@ -20,6 +20,7 @@ from globediff_torchrl.envs.crashed import drop_crashed
 from globediff_torchrl.evaluation.episodes import relative_error
 from globediff_torchrl.evaluation.measurements import write_rows
 from globediff_torchrl.state_models import Fitter, StateModel, fit
+from globediff_torchrl.state_models.pairs import random_indices
 from globediff_torchrl.training.dataset import PairWriter, living_rows, load_dataset, pairs
 from globediff_torchrl.training.files import replacing
 
@@ -59,8 +60,8 @@ class OfflineData:
 class Pretraining(TrainerHookBase):
     """Runs before the first batch: offline data, :func:`fit`, and the data into the replay buffer.
 
-    The last tenth of the data is held out: the spread of the last denoising step is measured on it, and its loss stands
-    beside that of the others in ``pretraining.csv``.
+    The last tenth of the data is held out: the spread of the last denoising step and what the regression leaves open are
+    measured on it, and its loss stands beside that of the others in ``pretraining.csv``.
 
     With 0 steps nothing is collected or fitted, and a first rollout standardises the model: untouched, it would take x
     and s as they come for the whole run.
@@ -152,7 +153,7 @@ class Pretraining(TrainerHookBase):
 @torch.no_grad()
 def held_out_error(model, data: TensorDictBase, limit: int = 4096) -> float:
     """Squared error of the estimate on pairs that were not trained on, as a share of the mean predictor's (1)."""
-    data = data[:: max(len(data) // limit, 1)].to_tensordict()
+    data = data[random_indices(len(data), limit)].to_tensordict()
     inferred = model(data.select(*model.in_keys))
     state = data.get(model.state_key)
     state = state if state.ndim == 3 else state.unsqueeze(-2)  # the same for all agents
