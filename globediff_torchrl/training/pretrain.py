@@ -60,8 +60,8 @@ class OfflineData:
 class Pretraining(TrainerHookBase):
     """Runs before the first batch: offline data, :func:`fit`, and the data into the replay buffer.
 
-    The last tenth of the data is held out: the spread of the last denoising step and what the regression leaves open are
-    measured on it, and its loss stands beside that of the others in ``pretraining.csv``.
+    The last tenth of the data is held out: on it is measured what the regression and the last denoising step leave
+    open, and its loss stands beside that of the others in ``pretraining.csv``.
 
     With 0 steps nothing is collected or fitted, and a first rollout standardises the model: untouched, it would take x
     and s as they come for the whole run.
