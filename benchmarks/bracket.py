@@ -54,7 +54,7 @@ def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[s
     output = folder / scenario / label / f"seed{seed}"
     other = re.findall(r"(?:aux|env\.\w+)=\w+", " ".join([variant, *overrides]))  # another x or world: other data
     dataset = folder / scenario / "-".join(["dataset", *other, f"seed{seed}"]).replace("=", "-")
-    horizon = 128 * (task.max_steps or 100)
+    horizon = 128 * task.horizon
     arguments = [
         f"algorithm={config}", f"{scenario_entry(family)}={scenario}", f"seed={seed}",
         f"output={output}", "threads=1", "progress=false", "logger=none", "evaluation.every_frames=0",

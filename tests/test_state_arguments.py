@@ -132,8 +132,8 @@ def test_another_schedule_takes_its_own_options_and_its_own_levels(tmp_path):
 
 def test_a_fit_takes_the_presets_steps_and_other_models_three_thousand():
     for preset, settings in FIT.items():
-        assert GlobeDiff(X, S, preset=preset, width=16, latent_width=16).fit_defaults(preset) == settings
+        assert GlobeDiff(X, S, preset=preset, width=16, latent_width=16).fit_defaults() == settings
     assert {name: settings["steps"] for name, settings in FIT.items()} == {"tuned": 5000, "fast": 3000, "paper": 3000}
     for kind in (MLPStateModel, VAEStateModel):
-        assert kind.fit_defaults("tuned") == {**FIT["tuned"], "steps": 3000}
-        assert kind.fit_defaults("paper")["lr"] == FIT["paper"]["lr"]
+        for preset in ("tuned", "paper"):
+            assert kind(X, S, preset=preset).fit_defaults() == {**FIT[preset], "steps": 3000}

@@ -140,7 +140,7 @@ def test_a_replay_buffer_too_small_for_the_offline_pairs_is_refused_where_there_
     with pytest.raises(UserError, match=r"must hold the 2000 pairs.*got 1999"):
         validate(configuration.compose(overrides=small))
     validate(configuration.compose(overrides=[small[0], "state_model_update.buffer_size=2000"]))
-    for without in ("pretrain.steps=0", "algorithm=mappo", "resume=runs/of_before"):
+    for without in ("pretrain.steps=0", "algorithm=mappo", "algorithm=oracle", "resume=runs/of_before"):
         validate(configuration.compose(overrides=[*small, without]))
 
 

@@ -20,7 +20,7 @@ from globediff_torchrl.training.hooks import StateModelUpdate
 class Counter:
     """Stands for the fitter: counts the gradient steps."""
 
-    model = SimpleNamespace(state_key="state", infer_per="agent")
+    model = MLPStateModel(aux_dim=3, state_dim=2)
 
     def __init__(self):
         self.steps = 0

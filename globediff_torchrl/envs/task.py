@@ -12,6 +12,7 @@ from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.keys import STATE, TARGET_STATE
 
 AUX_KINDS = ("history", "joint", "joint_history")
+UNLIMITED = 100  # steps of a rollout where no limit ends it
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Task:
     description: str
     target_layout: FeatureLayout | None = None
     ends_early: bool = False
+
+    @property
+    def horizon(self) -> int:
+        """Steps of a rollout that holds whole episodes: the time limit, or 100 where there is none."""
+        return self.max_steps or UNLIMITED
 
     @property
     def target_key(self) -> NestedKey:

@@ -162,7 +162,7 @@ def evaluate(
         >>> env, policy = load_policy("runs/first", num_envs=128)
         >>> evaluate(env, policy, seed=10_000)["deterministic/return"]
     """
-    max_steps = max_steps or env.task.max_steps or 100
+    max_steps = max_steps or env.task.horizon
     results: dict[str, float] = {}
     for mode in modes:
         metrics, errors = defaultdict(list), defaultdict(list)

@@ -132,7 +132,7 @@ def run_episode(
     max_steps: int | None = None,
 ) -> Episode:
     """The episode that :func:`record_episode` draws."""
-    rollout = run_episodes(env, policy, mode, seed, max_steps or env.task.max_steps or 100)
+    rollout = run_episodes(env, policy, mode, seed, max_steps or env.task.horizon)
     rollout = rollout[0][first_episodes(rollout)[0]]
     facts = {
         "task": env.task,

@@ -10,6 +10,7 @@ from torch import Tensor
 from globediff_torchrl import keys
 from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.policies.networks import read
 
 READS = {
     "sample": (keys.INFERRED_STATE,),
@@ -130,14 +131,11 @@ class EgoView(TensorDictModuleBase):
         return torch.einsum("nij,...nsj->...nsi", self.matrix, hypotheses)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        values = [tensordict.get(key, None) for key in self.in_keys]
-        missing = [key for key, value in zip(self.in_keys, values) if value is None]
-        if missing:
-            raise UserError(
-                f"reads={self.reads!r} needs {missing[0]}, which the tensordict does not hold; expected a state model "
-                f"that writes it in front of the actor, TensorDictSequential(state_model, actor): put one there, or "
-                f"make the actor with reads=None."
-            )
+        expected = (
+            "a state model that writes it in front of the actor, TensorDictSequential(state_model, actor): put one "
+            "there, or make the actor with reads=None"
+        )
+        values = read(tensordict, self.in_keys, f"reads={self.reads!r} needs", expected)
         if self.reads == "samples":
             view = self._turn_hypotheses(values[0]).flatten(-2)
         elif self.reads == "mean_spread":

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
@@ -71,6 +71,15 @@ def join(features: Sequence[Tensor], agents: int) -> Tensor:
     return torch.cat(rows, -1)
 
 
+def read(tensordict: TensorDictBase, keys: Sequence[NestedKey], asker: str, expected: str) -> list[Tensor]:
+    """The entries ``keys``; a UserError that begins with ``asker`` and says what was ``expected`` if one is missing."""
+    values = [tensordict.get(key, None) for key in keys]
+    for key, value in zip(keys, values):
+        if value is None:
+            raise UserError(f"{asker} {key}, which the tensordict does not hold; expected {expected}.")
+    return values
+
+
 def running_norms(module: nn.Module) -> list[tuple[TensorDictModule, RunningNorm]]:
     """Each :class:`RunningNorm` in the trunk of a network, with the tensordict module that reads its inputs."""
     parts = [part for part in module.modules() if isinstance(part, TensorDictModule) and hasattr(part.module, "trunk")]
@@ -97,13 +106,8 @@ def update_input_statistics(module: nn.Module, batch: TensorDictBase) -> None:
         >>> update_input_statistics(policy, batch)
     """
     for part, norm in running_norms(module):
-        values = [batch.get(key, None) for key in part.in_keys]
-        missing = [key for key, value in zip(part.in_keys, values) if value is None]
-        if missing:
-            raise UserError(
-                f"the input statistics need {missing[0]}, which the batch does not hold; expected a rollout as the "
-                f"policy left it, with {part.in_keys}."
-            )
+        expected = f"a rollout as the policy left it, with {part.in_keys}"
+        values = read(batch, part.in_keys, "the input statistics need", expected)
         norm.update(join(values, part.module.agents))
 
 

@@ -183,10 +183,9 @@ class StateModel(TensorDictModuleBase):
         Called at the end of a fit and after online updates, x ``[M, d_x]``, s ``[M, d_s]``. Nothing by default.
         """
 
-    @classmethod
-    def fit_defaults(cls, preset: str) -> dict[str, Any]:
+    def fit_defaults(self) -> dict[str, Any]:
         """``steps``, ``batch_size``, ``lr`` and ``weight_decay`` of a fit where none are given."""
-        return {**FIT.get(preset, FIT["tuned"]), "steps": OTHER_STEPS}
+        return {**FIT.get(self.preset, FIT["tuned"]), "steps": OTHER_STEPS}
 
     # ------------------------------------------------------------------------------------------------------ files
     def save_pretrained(self, directory: str | Path) -> None:

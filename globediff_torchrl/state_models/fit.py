@@ -80,7 +80,7 @@ def fit(
         >>> fit(GlobeDiff(aux_dim=8, state_dim=16), data, seed=0)
     """
     given = {"steps": steps, "batch_size": batch_size, "lr": lr}
-    defaults = model.fit_defaults(model.preset)
+    defaults = model.fit_defaults()
     steps, batch_size, lr = (defaults[name] if value is None else value for name, value in given.items())
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

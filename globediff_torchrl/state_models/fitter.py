@@ -42,7 +42,7 @@ class Fitter:
         ema: float = 0.999,
         grad_clip: float = 1.0,
     ):
-        defaults = model.fit_defaults(model.preset)
+        defaults = model.fit_defaults()
         lr = defaults["lr"] if lr is None else lr
         weight_decay = defaults["weight_decay"] if weight_decay is None else weight_decay
         if not lr > 0:

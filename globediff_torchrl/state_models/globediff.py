@@ -262,10 +262,9 @@ class GlobeDiff(StateModel):
         """The :class:`GlobeDiffLoss` of this model (Eq. 10)."""
         return GlobeDiffLoss(self)
 
-    @classmethod
-    def fit_defaults(cls, preset: str) -> dict[str, Any]:
+    def fit_defaults(self) -> dict[str, Any]:
         """The preset's ``steps``, ``batch_size``, ``lr`` and ``weight_decay``."""
-        return FIT[preset]
+        return FIT[self.preset]
 
     # ------------------------------------------------------------------------------------------------------ files
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Any) -> None:

@@ -50,7 +50,7 @@ def batch_frames(config: DictConfig, env: EnvBase) -> int:
     """Frames a batch: one episode of each environment, or what the configuration says, in whole environment steps."""
     asked = config.training.frames_per_batch
     if asked is None:
-        return env.batch_size.numel() * (env.task.max_steps or 100)
+        return env.batch_size.numel() * env.task.horizon
     if asked < env.batch_size.numel():
         raise UserError(
             f"training.frames_per_batch must be at least one step of each environment ({env.batch_size.numel()}), "

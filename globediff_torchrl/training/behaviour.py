@@ -40,7 +40,7 @@ def behave(
         torch.manual_seed(behaviour.seed)
         env = env_from_config(behaviour)
         if config.pretrain.behaviour == "random":
-            random_pairs(env, writer, env.task.max_steps or 100, config.progress)
+            random_pairs(env, writer, env.task.horizon, config.progress)
             env.close()
             return
         x = behaviour.algorithm.aux

@@ -18,6 +18,8 @@ from tqdm import tqdm
 from globediff_torchrl import keys
 from globediff_torchrl.envs.crashed import drop_crashed
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.state_models import StateModel
+from globediff_torchrl.state_models.reading import read_pairs
 from globediff_torchrl.training.files import allocate, replacing
 
 META = "dataset.json"
@@ -62,13 +64,10 @@ def pairs(batch: TensorDictBase, per_team: bool, target: NestedKey = keys.STATE)
     return chosen.reshape(-1) if valid is None else chosen[valid.squeeze(-1)]
 
 
-def living_rows(data: TensorDictBase, target: NestedKey) -> tuple[Tensor, Tensor]:
+def living_rows(data: TensorDictBase, model: StateModel) -> tuple[Tensor, Tensor]:
     """What :func:`pairs` gives with a row for each living agent: x ``[M, d_x]`` and s ``[M, d_s]``."""
-    x, s = data.get(keys.AUX_OBSERVATION), data.get(target)
-    s = s if s.ndim == x.ndim else s.unsqueeze(-2).expand(*x.shape[:-1], -1)
-    x, s = x.flatten(0, 1), s.flatten(0, 1)
-    active = data.get(keys.ACTIVE_MASK, None)
-    return (x, s) if active is None else (x[active.flatten()], s[active.flatten()])
+    x, s, active = read_pairs(model, data)
+    return (x.flatten(0, 1), s.flatten(0, 1)) if active is None else (x[active], s[active])
 
 
 class PairWriter(TrainerHookBase):

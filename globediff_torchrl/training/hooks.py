@@ -98,7 +98,7 @@ class StateModelUpdate(TrainerHookBase):
     def _refresh_spread(self) -> None:
         """Measures anew what regression and last step leave open, on the newest pairs, which were hardly fitted yet."""
         batch = self.newest[torch.randperm(len(self.newest))[:SPREAD_ROWS]]
-        x, s = living_rows(batch, self.fitter.model.state_key)
+        x, s = living_rows(batch, self.fitter.model)
         if len(x):  # all of the batch may have been dropped by crashes
             self.fitter.update_final_scale(x, s)
 

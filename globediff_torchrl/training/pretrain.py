@@ -132,7 +132,7 @@ class Pretraining(TrainerHookBase):
     def _standardise(self) -> None:
         model = self.fitter.model
         rollout = drop_crashed(self.warm_up())
-        x, s = living_rows(pairs(rollout, model.infer_per == "team", model.state_key), model.state_key)
+        x, s = living_rows(pairs(rollout, model.infer_per == "team", model.state_key), model)
         if len(x):  # all of it may have been dropped by crashes
             self.fitter.set_statistics(x, s)
             self.fitter.update_residual_scale(x, s)

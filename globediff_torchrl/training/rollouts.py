@@ -18,7 +18,7 @@ from globediff_torchrl.training.trainer import MAPPOTrainer
 
 def warm_up(trainer: MAPPOTrainer) -> TensorDictBase:
     """One rollout ``[B, T]`` of the training's environments, as long as an episode; actions are drawn."""
-    env, steps = trainer.env, trainer.env.task.max_steps or 100
+    env, steps = trainer.env, trainer.env.task.horizon
     with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
         rollout = env.rollout(steps, trainer.team.policy, break_when_any_done=False)
     if not trainer.collector.reset_at_each_iter:
@@ -43,7 +43,7 @@ def make_evaluator(trainer: MAPPOTrainer) -> Callable[[bool], dict[str, float]]:
             with preserve_vmas_rng():
                 env = env_from_config(config, num_envs=count, seed=settings.seed)
                 envs[count] = add_memory(env, trainer.team.policy)
-        env, steps = envs[count], envs[count].task.max_steps or 100
+        env, steps = envs[count], envs[count].task.horizon
         rounds = math.ceil(episodes / count)
         results = evaluate(env, trainer.team.policy, seed=settings.seed, max_steps=steps, rounds=rounds)
         while final and envs:

@@ -142,8 +142,9 @@ def validate(config: DictConfig) -> None:
 def _check_buffer(config: DictConfig) -> None:
     """Refuses a replay buffer that would drop pairs of the pretraining, which the online updates are to keep."""
     size, pairs = config.state_model_update.buffer_size, config.pretrain.frames
-    pretrains = config.algorithm.state_model is not None and config.pretrain.steps > 0
-    if config.resume is None and pretrains and size < pairs:
+    model = config.algorithm.state_model
+    fitted = model is not None and model.name != "oracle" and config.pretrain.steps > 0  # the oracle has no weights
+    if config.resume is None and fitted and size < pairs:
         raise UserError(
             f"state_model_update.buffer_size must hold the {pairs} pairs of the pretraining (pretrain.frames), got "
             f"{size}: it would drop the first of them. Raise it, or lower pretrain.frames."
