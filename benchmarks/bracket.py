@@ -3,7 +3,8 @@
     python benchmarks/bracket.py --envs hunt gates trilateration --seeds 0 1 2 --jobs 2
 
 Runs ``benchmarks/<family>.py`` once for each environment, algorithm and seed, one torch thread a run, and skips what
-is there already, so that it can be stopped and started again. Writes ``runs.csv``, ``table.md``, ``bracket.png`` and
+is there already, so that it can be stopped and started again; a run that has ended keeps its policy and its table, not
+its checkpoints. Writes ``runs.csv``, ``table.md``, ``bracket.png`` and
 ``curves.png``.
 An environment is a VMAS preset, or named with its family: ``smax/smacv2_5_units``. ``algorithm+entry=value`` is a
 variant of an algorithm. All state models of one environment, x and seed are pretrained on the same offline data.
@@ -17,6 +18,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -30,6 +32,7 @@ from tqdm import tqdm
 from globediff_torchrl.envs import make_env
 from globediff_torchrl.evaluation.figures import bracket_figure, study_curves
 from globediff_torchrl.evaluation.statistics import bootstrap_interval
+from globediff_torchrl.training.checkpoint import FOLDER
 from globediff_torchrl.training.config import scenario_entry
 
 ALGORITHMS = ("open_loop", "mappo", "x_direct", "regressor", "globediff", "oracle")
@@ -73,6 +76,8 @@ def run(job: tuple[Path, list[str]]) -> None:
         code = subprocess.run(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
     if code != 0:
         tqdm.write(f"failed with exit code {code}: {output / 'log.txt'}")
+    elif finished(output):  # what is left to resume is nothing, and with a state model's pairs takes gigabytes
+        shutil.rmtree(output / FOLDER, ignore_errors=True)
 
 
 def finished(output: Path) -> bool:

@@ -103,7 +103,7 @@ def steps_of(name: str, args: argparse.Namespace) -> int:
     """Optimiser steps of a row: what was asked for, the U-Net rows have their own number; else the preset's."""
     given = args.paper_steps if name in TIERS[1] else args.steps
     kind, settings = _variants()[name]
-    return given or kind.fit_defaults(settings.get("preset", "tuned"))["steps"]
+    return given or kind(1, 1, **settings).fit_defaults()["steps"]
 
 
 def run(problem_name: str, name: str, seed: int, args: argparse.Namespace) -> list[dict]:
