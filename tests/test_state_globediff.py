@@ -11,7 +11,9 @@ from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.evaluation.distances import energy_distance
 from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, OracleStateModel, VAEStateModel, make_state_model
+from globediff_torchrl.state_models.repeatable import RepeatableNoise
 
 X, S = 6, 5
 AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
@@ -84,14 +86,42 @@ def test_random_inference_draws_anew_and_follows_the_global_seed():
     assert torch.equal(a, c)
 
 
-def test_fixed_noise_makes_a_hypothesis_a_function_of_x():
-    fresh, fixed = (make(num_samples=2, noise=noise) for noise in ("fresh", "fixed"))
-    data = batch(5)
-    with set_exploration_type(ExplorationType.DETERMINISTIC):
-        expected = fresh(data.clone())[HYPOTHESES]
+def test_fixed_noise_is_the_same_at_all_x_and_times():
+    model, data = make(num_samples=2, noise="fixed", latent_prior="standard"), batch(5)
+    inferred = []
     for kind in (ExplorationType.RANDOM, ExplorationType.DETERMINISTIC):
         with set_exploration_type(kind):
-            torch.testing.assert_close(fixed(data.clone())[HYPOTHESES], expected)
+            inferred.append(model(data.clone()))
+    torch.testing.assert_close(inferred[0][HYPOTHESES], inferred[1][HYPOTHESES])
+    assert torch.equal(inferred[0][LATENT], inferred[0][LATENT][:1, :1].expand_as(inferred[0][LATENT]))
+
+
+def test_deterministic_draws_at_almost_the_same_x_are_posterior_samples():
+    """Each is a function of its x; together they are distributed as fresh draws at one x are, not one point."""
+    model = make(latent_prior="standard")
+    x = torch.randn(1, 1, X, generator=torch.Generator().manual_seed(1)).expand(1000, 3, X)
+    near = TensorDict({AUX: x + 1e-5 * torch.randn(1000, 3, X)}, [1000])
+    with set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
+        repeatable = model(near.clone())
+        order = torch.randperm(1000)
+        assert torch.equal(model(near[order].clone())[LATENT], repeatable[LATENT][order])
+    z = repeatable[LATENT].flatten(0, 1)
+    assert z.mean(0).abs().max() < 0.1
+    assert (z.std(0) - 1).abs().max() < 0.1
+    assert (z[1:] * z[:-1]).mean(0).abs().max() < 0.06
+    with torch.no_grad():
+        fresh = [model(near.clone())[INFERRED].flatten(0, 1) for _ in range(2)]
+    spread = fresh[0].std(0).norm().item()
+    assert energy_distance(repeatable[INFERRED].flatten(0, 1), fresh[0]).item() < 0.01 * spread
+    assert energy_distance(repeatable[INFERRED].flatten(0, 1).mean(0).expand(2, S), fresh[0]).item() > 0.3 * spread
+
+
+def test_the_hash_sees_the_smallest_change_of_one_number_and_not_the_sign_of_zero():
+    noise = RepeatableNoise(1, x_size=30, size=4)
+    x = torch.zeros(1, 30)
+    assert torch.equal(noise(x), noise(-x))
+    changed = x.expand(30, 30) + torch.eye(30) * 1e-30
+    assert len(noise(changed).flatten(1).unique(dim=0)) >= 28  # of 1,024: two may meet
 
 
 def test_hypotheses_differ_from_each_other_also_when_deterministic():

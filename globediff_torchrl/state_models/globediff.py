@@ -16,11 +16,11 @@ from globediff_torchrl.state_models.latent import LatentPosterior, LatentPrior, 
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
 from globediff_torchrl.state_models.presets import FIT, PRESETS, check_settings, default_beta_kl
 from globediff_torchrl.state_models.reading import as_key, unlocked
+from globediff_torchrl.state_models.repeatable import RepeatableNoise
 from globediff_torchrl.state_models.sampler import DiffusionSampler
 from globediff_torchrl.state_models.schedule import NoiseSchedule
 from globediff_torchrl.state_models.unet import make_denoiser
 
-DETERMINISTIC_SEED = 20_240  # of the fixed draws of z and the start under DETERMINISTIC
 RESIDUAL_FLOOR = 0.05  # of the residual scale: what x tells exactly is not blown up to unit variance
 
 
@@ -38,8 +38,8 @@ class GlobeDiff(StateModel):
     - ``("agents", "latent")`` ``[*B, n, d_z]``, z of the first hypothesis, where there is a latent.
 
     Under ``ExplorationType.RANDOM`` (or none set) z and the noise come from the global generator. Under DETERMINISTIC,
-    MODE and MEAN they come from a fixed seed, one vector a hypothesis, and the steps add no noise: the result is a
-    function of x alone, whatever the batch.
+    MODE and MEAN they are chosen by a hash of x (:class:`RepeatableNoise`) and the steps add no noise: the result is a
+    function of x alone, whatever the batch, and over many x distributed as samples are.
 
     Args:
         aux_dim, state_dim: d_x and d_s.
@@ -63,8 +63,8 @@ class GlobeDiff(StateModel):
             regression leaves open of each).
         num_samples: S. sample: False writes the mean and runs no chain (centred only).
         deterministic: ``"sample"`` or ``"prior_mean"``, what z is under DETERMINISTIC.
-        noise: ``"fresh"`` draws z and the chain's noise at each call; ``"fixed"`` always takes those of DETERMINISTIC
-            (common random numbers): a hypothesis is then a function of x, the same at all times and places.
+        noise: ``"fresh"`` draws z and the chain's noise at each call; ``"fixed"`` always takes one vector for all x
+            (common random numbers): a hypothesis is then a continuous function of x, and keeps its mode over time.
         infer_per, aux_key, state_key, inferred_key: as :class:`StateModel`; latent_key, hypotheses_key, mean_key,
             blend_key.
 
@@ -168,11 +168,7 @@ class GlobeDiff(StateModel):
         self.prior = LatentPrior(d_x, d_z, **size) if learned else None
         self.posterior = LatentPosterior(d_x, d_s, d_z, **size) if d_z > 0 else None
         self.denoiser = make_denoiser(settings, d_s, d_x, d_z, index)
-        # fixed draws: one vector a hypothesis, shared by the whole batch, so that the result depends on x alone
-        generator = torch.Generator().manual_seed(DETERMINISTIC_SEED)
-        fixed = torch.randn(self.num_samples, d_s + d_z, generator=generator)
-        self.register_buffer("fixed_start", fixed[:, :d_s].contiguous(), persistent=False)
-        self.register_buffer("fixed_latent", fixed[:, d_s:].contiguous(), persistent=False)
+        self.repeatable = RepeatableNoise(self.num_samples, d_x, d_s + d_z)
 
     def _set_out_keys(self) -> None:
         self.out_keys = [self.inferred_key]
@@ -197,8 +193,9 @@ class GlobeDiff(StateModel):
                 self.write(tensordict, self.inferred_key, restored, lead, n)
                 return tensordict
         random = self.noise == "fresh" and exploration_type() in (ExplorationType.RANDOM, None)
-        z = self._draw_latent(x, random)
-        hypotheses = self.restore_state(self._run_chain(x, z, mean, random))
+        start, noise = self._draw_noise(x, random)
+        z = self._draw_latent(x, noise)
+        hypotheses = self.restore_state(self._run_chain(x, z, mean, start, random))
         self.write(tensordict, self.inferred_key, hypotheses[:, 0], lead, n)
         if self.centred:
             self.write(tensordict, self.blend_key, torch.lerp(restored, hypotheses[:, 0], self.open_share), lead, n)
@@ -208,26 +205,27 @@ class GlobeDiff(StateModel):
             self.write(tensordict, self.latent_key, z[:, 0], lead, n)
         return tensordict
 
-    def _draw_latent(self, x: Tensor, random: bool) -> Tensor | None:
+    def _draw_noise(self, x: Tensor, random: bool) -> tuple[Tensor, Tensor]:
+        """What the chain and z are made from, ``[M, S, d_s]`` and ``[M, S, d_z]``."""
+        lead, sizes = (x.shape[0], self.num_samples), (self.state_dim, self.latent_dim)
+        if random:
+            latent, start = (torch.randn(*lead, size, device=x.device, dtype=x.dtype) for size in reversed(sizes))
+            return start, latent
+        noise = self.repeatable.shared.expand(*lead, -1) if self.noise == "fixed" else self.repeatable(x)
+        start, latent = noise.split(sizes, -1)
+        return start, torch.zeros_like(latent) if self.deterministic == "prior_mean" else latent
+
+    def _draw_latent(self, x: Tensor, noise: Tensor) -> Tensor | None:
         """z ~ p(z | x), ``[M, S, d_z]``."""
         if self.latent_dim == 0:
             return None
-        shape = (x.shape[0], self.num_samples, self.latent_dim)
-        if random:
-            noise = torch.randn(shape, device=x.device, dtype=x.dtype)
-        elif self.deterministic == "prior_mean":
-            noise = x.new_zeros(shape)
-        else:
-            noise = self.fixed_latent.expand(shape)
         if self.prior is None:
             return noise
         mean, log_variance = self.prior(x)
         return sample_gaussian(mean.unsqueeze(1), log_variance.unsqueeze(1), noise)
 
-    def _run_chain(self, x: Tensor, z: Tensor | None, mean: Tensor | None, random: bool) -> Tensor:
+    def _run_chain(self, x: Tensor, z: Tensor | None, mean: Tensor | None, start: Tensor, random: bool) -> Tensor:
         """s^0 in standardised units, ``[M, S, d_s]``: S hypotheses of each x as one batch."""
-        shape = (x.shape[0], self.num_samples, self.state_dim)
-        start = torch.randn(shape, device=x.device, dtype=x.dtype) if random else self.fixed_start.expand(shape)
         cond = self.denoiser.condition(x.unsqueeze(1), z)
         steps = self.denoiser.step_table().unbind()
         s = self.sampler(lambda s_k, k: self.denoiser(s_k, steps[k], cond), start, stochastic=random)

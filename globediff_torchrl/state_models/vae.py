@@ -15,20 +15,20 @@ from globediff_torchrl.state_models.latent import LatentPosterior, active_units,
 from globediff_torchrl.state_models.numerics import check_number, masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
 from globediff_torchrl.state_models.reading import as_key, unlocked
+from globediff_torchrl.state_models.repeatable import RepeatableNoise
 
 VAE_PRESETS = {
     "paper": {"latent_dim": 256, "width": 1024, "layers": 3, "beta_kl": 1.0},  # Table 4, VAE
     "tuned": {"latent_dim": 16, "width": 256, "layers": 2, "beta_kl": 0.01},
 }
-FIXED_SEED = 20_241
 
 
 class VAEStateModel(StateModel):
     """Infer the state with a conditional VAE, MAPPO (VAE) of the paper.
 
     Reads ``("agents", "aux_observation")`` ``[*B, n, d_x]``; writes ``("agents", "inferred_state")`` ``[*B, n, d_s]``,
-    ``("agents", "latent")`` ``[*B, n, d_z]``. z ~ N(0, I) under ``ExplorationType.RANDOM`` (or none set), one fixed
-    vector for all otherwise.
+    ``("agents", "latent")`` ``[*B, n, d_z]``. z ~ N(0, I) under ``ExplorationType.RANDOM`` (or none set), else
+    chosen by a hash of x (:class:`RepeatableNoise`).
 
     Args:
         aux_dim, state_dim: d_x and d_s.
@@ -72,8 +72,7 @@ class VAEStateModel(StateModel):
         size = {"width": settings["width"], "layers": settings["layers"]}
         self.posterior = LatentPosterior(aux_dim, state_dim, self.latent_dim, **size)
         self.decoder = mlp([aux_dim + self.latent_dim, *[size["width"]] * size["layers"], state_dim], nn.ReLU)
-        fixed = torch.randn(self.latent_dim, generator=torch.Generator().manual_seed(FIXED_SEED))
-        self.register_buffer("fixed_latent", torch.zeros_like(fixed) if zero_latent else fixed, persistent=False)
+        self.repeatable = RepeatableNoise(1, aux_dim, self.latent_dim)
         self.out_keys = [self.inferred_key, self.latent_key]
         self.config = {
             **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "zero_latent": zero_latent,
@@ -88,7 +87,7 @@ class VAEStateModel(StateModel):
         if exploration_type() in (ExplorationType.RANDOM, None):
             z = torch.randn(x.shape[0], self.latent_dim, device=x.device, dtype=x.dtype)
         else:
-            z = self.fixed_latent.expand(x.shape[0], -1)
+            z = self.repeatable(x).squeeze(1) * (not self.zero_latent)
         self.write(tensordict, self.inferred_key, self.restore_state(self.decode(x, z)), lead, n)
         self.write(tensordict, self.latent_key, z, lead, n)
         return tensordict
