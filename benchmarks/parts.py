@@ -1,0 +1,91 @@
+"""Which part of the inferred state does a trained policy act on?
+
+    python benchmarks/parts.py runs/bracket_smax/smacv2_5_units/globediff/seed0 --parts "enemy_*.health" "enemy_*.type"
+
+Lets a run's own policy play fresh episodes (sampled actions) while one part of s_hat is exchanged: for the truth, or
+for what the same agent infers in another environment at that moment, which says nothing of this one. Beside it the
+same for the whole state, and the policy as it is. Writes a CSV as it goes and skips what it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas package
+
+import torch
+from tensordict.nn import TensorDictSequential
+from tqdm import tqdm
+
+from globediff_torchrl import load_policy
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.evaluation.episodes import evaluate
+from globediff_torchrl.evaluation.parts import EXCHANGES, ExchangePart
+from globediff_torchrl.evaluation.statistics import bootstrap_interval
+from globediff_torchrl.state_models import StateModel
+
+COLUMNS = ("run", "part", "by", "episodes", "return", "success")
+SEED = 60_000  # of the episodes
+
+
+def measure(run: Path, part: str, by: str, rounds: int) -> dict:
+    """One row: ``rounds`` times 128 episodes of the run's policy with ``part`` exchanged, ``by=""`` for none."""
+    env, policy = load_policy(run, num_envs=128, seed=SEED)
+    if not isinstance(policy[0] if isinstance(policy, TensorDictSequential) else policy, StateModel):
+        raise UserError(f"{run} has no state model, of which one expects parts to be exchanged: take a globediff run.")
+    if by:
+        columns = env.task.inferred_layout.select(part)
+        policy = TensorDictSequential(policy[0], ExchangePart(columns, by, env.task.target_key), policy[1])
+    result = evaluate(env, policy, seed=SEED, modes=("stochastic",), rounds=rounds)
+    found = {name: result.get(f"stochastic/{name}", "") for name in ("return", "success")}
+    return {"run": str(run), "part": part, "by": by, "episodes": 128 * rounds, **found}
+
+
+def table(rows: list[dict]) -> str:
+    """Mean over runs of each algorithm, part and exchange, with bootstrap intervals."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[Path(row["run"]).parent.name, row["part"], row["by"]].append(row)
+    lines = ["| algorithm | part | exchanged for | runs | return | win rate | 95% interval |", "|" + "---|" * 7]
+    for (algorithm, part, by), group in groups.items():
+        wins = [float(row["success"]) for row in group if row["success"] != ""]
+        rate = f"{sum(wins) / len(wins):.3f}" if wins else "-"
+        interval = "{:.3f} to {:.3f}".format(*bootstrap_interval(wins)) if len(wins) > 1 else "-"
+        mean = sum(float(row["return"]) for row in group) / len(group)
+        cells = (algorithm, part or "-", by or "-", len(group), f"{mean:.2f}", rate, interval)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of trained runs with a state model")
+    parser.add_argument("--parts", nargs="+", required=True, help="names of the inferred state's features, * allowed")
+    parser.add_argument("--rounds", type=int, default=4, help="of 128 episodes each")
+    parser.add_argument("--out", type=Path, default=Path("runs/parts.csv"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[dict] = []
+    if arguments.out.exists():
+        with arguments.out.open() as file:
+            rows = list(csv.DictReader(file))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    kinds = [("", "")] + [(part, by) for part in ["*", *arguments.parts] for by in EXCHANGES]
+    have = {(row["run"], row["part"], row["by"], str(row["episodes"])) for row in rows}
+    for run, (part, by) in tqdm([(run, kind) for run in arguments.runs for kind in kinds]):
+        if (str(run), part, by, str(128 * arguments.rounds)) in have:
+            continue
+        rows.append(measure(run, part, by, arguments.rounds))
+        with arguments.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
