@@ -32,17 +32,23 @@ COLUMNS = ("run", "part", "by", "episodes", "return", "success")
 SEED = 60_000  # of the episodes
 
 
-def measure(run: Path, part: str, by: str, rounds: int) -> dict:
-    """One row: ``rounds`` times 128 episodes of the run's policy with ``part`` exchanged, ``by=""`` for none."""
-    env, policy = load_policy(run, num_envs=128, seed=SEED)
-    if not isinstance(policy[0] if isinstance(policy, TensorDictSequential) else policy, StateModel):
-        raise UserError(f"{run} has no state model, of which one expects parts to be exchanged: take a globediff run.")
-    if by:
-        columns = env.task.inferred_layout.select(part)
-        policy = TensorDictSequential(policy[0], ExchangePart(columns, by, env.task.target_key), policy[1])
-    result = evaluate(env, policy, seed=SEED, modes=("stochastic",), rounds=rounds)
+def measure(run: Path, part: str, by: str, envs: int, rounds: int) -> dict:
+    """One row: ``rounds`` times ``envs`` episodes of the run's policy with ``part`` exchanged, ``by=""`` for none."""
+    env, policy = load_policy(run, num_envs=envs, seed=SEED)
+    try:
+        modules = list(policy) if isinstance(policy, TensorDictSequential) else [policy]
+        if not isinstance(modules[0], StateModel):
+            raise UserError(
+                f"{run} has no state model, of which one expects parts to be exchanged: a globediff run has."
+            )
+        if by:
+            columns = env.task.inferred_layout.select(part)
+            policy = TensorDictSequential(modules[0], ExchangePart(columns, by, env.task.target_key), *modules[1:])
+        result = evaluate(env, policy, seed=SEED, modes=("stochastic",), rounds=rounds)
+    finally:
+        env.close()
     found = {name: result.get(f"stochastic/{name}", "") for name in ("return", "success")}
-    return {"run": str(run), "part": part, "by": by, "episodes": 128 * rounds, **found}
+    return {"run": str(run), "part": part, "by": by, "episodes": envs * rounds, **found}
 
 
 def table(rows: list[dict]) -> str:
@@ -65,7 +71,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of trained runs with a state model")
     parser.add_argument("--parts", nargs="+", required=True, help="names of the inferred state's features, * allowed")
-    parser.add_argument("--rounds", type=int, default=4, help="of 128 episodes each")
+    parser.add_argument("--envs", type=int, default=128, help="side by side, one episode each a round")
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path, default=Path("runs/parts.csv"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -74,12 +81,16 @@ def main() -> None:
         with arguments.out.open() as file:
             rows = list(csv.DictReader(file))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    kinds = [("", "")] + [(part, by) for part in ["*", *arguments.parts] for by in EXCHANGES]
-    have = {(row["run"], row["part"], row["by"], str(row["episodes"])) for row in rows}
+    kinds = [("", "")] + [(part, by) for part in dict.fromkeys(["*", *arguments.parts]) for by in EXCHANGES]
+    episodes = str(arguments.envs * arguments.rounds)
+    have = {(row["run"], row["part"], row["by"], row["episodes"]) for row in rows}
     for run, (part, by) in tqdm([(run, kind) for run in arguments.runs for kind in kinds]):
-        if (str(run), part, by, str(128 * arguments.rounds)) in have:
+        if (str(run), part, by, episodes) in have:
             continue
-        rows.append(measure(run, part, by, arguments.rounds))
+        try:
+            rows.append(measure(run, part, by, arguments.envs, arguments.rounds))
+        except UserError as error:
+            parser.exit(2, f"error: {error}\n")
         with arguments.out.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

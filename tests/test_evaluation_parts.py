@@ -46,6 +46,12 @@ def test_others_are_the_same_agents_estimates_in_one_other_environment_for_all_e
     assert torch.equal(sources[0], sources[2])
 
 
-def test_what_is_not_exchanged_for_anything_known_is_named():
+def test_each_mistake_is_named():
     with pytest.raises(UserError, match=r"nothing.*truth, other"):
         ExchangePart(COLUMNS, "nothing")
+    with pytest.raises(UserError, match="behind a state model"):
+        ExchangePart(COLUMNS, "other")(TensorDict({keys.STATE: torch.zeros(6, 5)}, [6]))
+    with pytest.raises(UserError, match="several environments"):
+        ExchangePart(COLUMNS, "other")(made()[:1])
+    with pytest.raises(UserError, match="target_state"):
+        ExchangePart(COLUMNS, "truth", keys.TARGET_STATE)(made())

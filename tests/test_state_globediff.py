@@ -124,6 +124,14 @@ def test_the_hash_sees_the_smallest_change_of_one_number_and_not_the_sign_of_zer
     assert len(noise(changed).flatten(1).unique(dim=0)) >= 28  # of 1,024: two may meet
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_hash_tells_round_numbers_apart(dtype):
+    """Their low bits are all zero."""
+    noise = RepeatableNoise(1, x_size=8, size=4)
+    x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 8).to(dtype)
+    assert len(noise(x).flatten(1).unique(dim=0)) > 190  # 226 of 1,024 are expected to be hit by 256 draws
+
+
 def test_hypotheses_differ_from_each_other_also_when_deterministic():
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         samples = make(num_samples=3)(batch(2))[HYPOTHESES]

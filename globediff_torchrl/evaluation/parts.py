@@ -6,9 +6,9 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import unknown
+from globediff_torchrl.errors import UserError, unknown
 
-ESTIMATES = (keys.INFERRED_STATE, keys.INFERRED_MEAN, keys.INFERRED_BLEND)
+ESTIMATES = (keys.INFERRED_STATE, keys.INFERRED_MEAN, keys.INFERRED_BLEND, keys.HYPOTHESES)
 EXCHANGES = ("truth", "other")
 
 
@@ -23,11 +23,11 @@ class ExchangePart(TensorDictModuleBase):
         columns: ``[k]``, the dims that are exchanged.
         by: ``"truth"``, what the policy would be worth if that part were known; ``"other"``, the same agent's estimate
             in another environment of the batch (drawn anew at each call): likely values that say nothing, as in
-            permutation importance (Breiman 2001).
+            permutation importance (Breiman 2001). Where episodes end early the other one may be at another moment.
         target_key: where the truth is.
 
     Raises:
-        UserError: an unknown ``by``.
+        UserError: an unknown ``by``; in forward, no estimate, no truth, or one environment alone with ``"other"``.
 
     Example:
         >>> columns = env.task.inferred_layout.select("enemy_*.health")
@@ -44,15 +44,26 @@ class ExchangePart(TensorDictModuleBase):
         self.register_buffer("columns", columns)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        batch = tensordict.batch_size[0]
-        shift = torch.randint(1, batch, ()) if self.by == "other" and batch > 1 else 0
-        for key in (*ESTIMATES, keys.HYPOTHESES):
+        self._check(tensordict)
+        shift = int(torch.randint(1, tensordict.batch_size[0], ())) if self.by == "other" else 0
+        for key in ESTIMATES:
             value = tensordict.get(key, None)
             if value is not None:
                 value = value.clone()
-                value[..., self.columns] = self._source(tensordict, value, int(shift))[..., self.columns]
+                value[..., self.columns] = self._source(tensordict, value, shift)[..., self.columns]
                 tensordict.set(key, value)
         return tensordict
+
+    def _check(self, tensordict: TensorDictBase) -> None:
+        if not any(key in tensordict.keys(True, True) for key in ESTIMATES):
+            raise UserError("ExchangePart expects an inferred state, none is there: put it behind a state model.")
+        if self.by == "other" and tensordict.batch_size[0] < 2:
+            raise UserError(f"by='other' expects several environments, got {tensordict.batch_size}: make more.")
+        if self.by == "truth" and self.target_key not in tensordict.keys(True, True):
+            raise UserError(
+                f"by='truth' expects {self.target_key!r}, which is not in the tensordict: pass "
+                "target_key=env.task.target_key."
+            )
 
     def _source(self, tensordict: TensorDictBase, value: Tensor, shift: int) -> Tensor:
         if self.by == "other":

@@ -33,9 +33,11 @@ class RepeatableNoise(nn.Module):
         generator = torch.Generator().manual_seed(SEED)
         shared = torch.randn(hypotheses, size, generator=generator)
         rows = max(ROWS, 1 << (hypotheses - 1).bit_length())
-        bank = torch.randn(rows, size, generator=generator)
+        half = torch.randn(rows // 2, size, generator=generator)
+        bank = torch.cat([half, -half]) / half.square().mean(0).sqrt()  # mean 0 and variance 1 exactly
         # odd multipliers: a multilinear hash modulo 2^64, exact in any order of summation, so whatever the batch
         multipliers = torch.randint(-(2**62), 2**62, (x_size,), generator=generator) * 2 + 1
+        self.shift = 64 - (rows.bit_length() - 1)
         self.register_buffer("shared", shared, persistent=False)
         self.register_buffer("bank", bank, persistent=False)
         self.register_buffer("multipliers", multipliers, persistent=False)
@@ -44,5 +46,5 @@ class RepeatableNoise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[M, d_x] -> [M, S, size]``."""
         bits = (x + 0.0).view(_BITS[x.element_size()]).long()  # + 0.0: minus zero is zero
-        row = (bits * self.multipliers).sum(-1, keepdim=True) >> 40  # the high bits depend on all others
+        row = (bits * self.multipliers).sum(-1, keepdim=True) >> self.shift  # the highest bits depend on all others
         return self.bank[(row + self.offsets) % len(self.bank)]
