@@ -33,7 +33,7 @@ FIELDS = ["problem", "model", "seed", "steps", "energy", "w2", "share", "kl", "a
 
 
 def _variants() -> dict[str, tuple[type[StateModel], dict]]:
-    """Name -> (class, arguments). What a user gets without asking: tuned-K5, and fast-K1."""
+    """Name -> (class, arguments). Without asking one gets: of the class tuned-K5, of the scripts fast-K1-w128."""
     rows: dict[str, tuple[type[StateModel], dict]] = {"regressor": (MLPStateModel, {})}
     rows["tuned-K5"] = (GlobeDiff, {})
     rows["fast-K1"] = (GlobeDiff, {"preset": "fast"})
@@ -46,12 +46,13 @@ def _variants() -> dict[str, tuple[type[StateModel], dict]]:
         rows[f"tuned-K{steps}-no-z"] = (GlobeDiff, {"diffusion_steps": steps, "latent_dim": 0})
     rows["tuned-K5-no-prior"] = (GlobeDiff, {"latent_prior": "standard"})
     rows["tuned-K5-no-center"] = (GlobeDiff, {"center": "none"})
+    rows["fast-K1-w128"] = (GlobeDiff, {"preset": "fast", "width": 128})  # configs/algorithm/globediff.yaml
     rows["fast-K2"] = (GlobeDiff, {"preset": "fast", "diffusion_steps": 2})
     return rows
 
 
 # in the order in which they are run, each for all seeds before the next: what answers the question comes first
-TIERS = (("regressor", "tuned-K5", "fast-K1"), ("paper-K5", "printed-K5"), tuple(_variants()))
+TIERS = (("regressor", "tuned-K5", "fast-K1", "fast-K1-w128"), ("paper-K5", "printed-K5"), tuple(_variants()))
 QUICK = TIERS[0] + TIERS[1]
 
 

@@ -5,7 +5,7 @@
 For each run: the error of s_hat as a share of the mean state's (1), beside a linear regression from x and an MLP, both
 fitted on other episodes of the same policy; on the hidden part of the state alone the energy score (lower is better,
 units of the standard deviation), the energy distance between what was inferred and what was true, and the calibration
-spread / error (1: the samples are as far apart as the truth is from their mean).
+spread / error (1: the samples are as far apart as the truth is from their mean). Writes a CSV, run by run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from globediff_torchrl import GlobeDiff, fit, keys, load_policy, make_state_model
+from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.distances import energy_distance
 from globediff_torchrl.evaluation.episodes import run_episodes
 from globediff_torchrl.evaluation.inferability import energy_score, spread_over_error
@@ -78,10 +79,14 @@ def infer(model: GlobeDiff, data: TensorDict, samples: int) -> Tensor:
     return many(data.select(keys.AUX_OBSERVATION))[keys.HYPOTHESES][:, 0]
 
 
-def measure(run: Path, episodes: int, samples: int) -> list[dict]:
+def measure(run: Path, episodes: int, samples: int, hidden: list[str] | None) -> list[dict]:
     env, policy = load_policy(run, num_envs=episodes, seed=20_000)
     model = policy[0]
-    columns = {"all": torch.arange(model.state_dim), "hidden": env.task.state_layout.select([HIDDEN[env.task.name]])}
+    hidden = hidden or HIDDEN.get(env.task.name)
+    if hidden is None:
+        names = ", ".join(env.task.state_layout.names)
+        raise UserError(f"--hidden expects what no agent sees of {env.task.name}'s state, some of: {names}.")
+    columns = {"all": torch.arange(model.state_dim), "hidden": env.task.state_layout.select(hidden)}
     others, fresh = rollout(policy, env, 20_000), rollout(policy, env, 30_000)
     x, s = fresh[keys.AUX_OBSERVATION], fresh[keys.STATE]
     hypotheses = infer(model, fresh, samples)
@@ -113,15 +118,33 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="output folders of runs of a GlobeDiff policy")
     parser.add_argument("--episodes", type=int, default=128)
     parser.add_argument("--samples", type=int, default=16, help="hypotheses an x")
-    parser.add_argument("--output", type=Path, default=Path("runs/inference.csv"))
+    parser.add_argument(
+        "--hidden", nargs="+", help="features of the state that are scored apart (default: the preset's)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/inference.csv"), help="its other rows stay")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [row for run in tqdm(arguments.runs) for row in measure(run, arguments.episodes, arguments.samples)]
+    rows: list[dict] = []
+    if arguments.output.exists():
+        with arguments.output.open() as file:
+            rows = [
+                {**row, **{name: float(row[name]) for name in COLUMNS[3:] if row[name]}} for row in csv.DictReader(file)
+            ]
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    for run in tqdm(arguments.runs):
+        try:
+            new = measure(run, arguments.episodes, arguments.samples, arguments.hidden)
+        except UserError as error:
+            parser.exit(2, f"error: {error}\n")
+        same = {(row["env"], row["seed"]) for row in new}
+        rows = [row for row in rows if (row["env"], row["seed"]) not in same] + new
+        with arguments.output.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(
+                {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
+                for row in rows
+            )
     for row in rows:
         numbers = [f"{row[name]:.3f}" if isinstance(row[name], float) else "" for name in COLUMNS[3:]]
         print("| " + " | ".join([row["env"], row["what"], *numbers]) + " |")

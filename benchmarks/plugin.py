@@ -5,7 +5,8 @@
 For each environment and seed it takes the actor of ``oracle`` and the state model of ``globediff`` below ``--runs``
 (runs of benchmarks/bracket.py), puts one behind the other and evaluates 128 fresh episodes: with one sample, and with
 the mean. ``refreshed``: the state model goes on learning from what the composed policy itself sees, three rounds of
-128 episodes. Writes ``plugin.csv`` there.
+128 episodes. Beside it, on the same episodes, what was trained in the loop (``globediff``) and the ``oracle`` itself.
+Writes ``plugin.csv`` there.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from globediff_torchrl import keys
 from globediff_torchrl.evaluation.episodes import evaluate, run_episodes
 from globediff_torchrl.state_models import Fitter, GlobeDiff
+from globediff_torchrl.state_models.pairs import pairs_of
 from globediff_torchrl.training.results import load_policy
 
 COLUMNS = ("env", "seed", "reads", "refreshed", "return", "return_sem", "state_error")
@@ -33,12 +35,11 @@ SEED = 40_000  # of the episodes judged; those that refresh the state model have
 ROUNDS, STEPS, LR = 3, 300, 1e-3
 
 
-def judge(env: EnvBase, model: GlobeDiff, actor: torch.nn.Module) -> dict[str, float]:
-    """Return of the composition over fresh episodes, sampled actions."""
-    policy = TensorDictSequential(model, actor)
+def judge(env: EnvBase, policy: torch.nn.Module) -> dict[str, float]:
+    """Return of a policy over fresh episodes, sampled actions."""
     result = evaluate(env, policy, seed=SEED, max_steps=env.task.max_steps, modes=("stochastic",))
     names = {"return": "return", "return_sem": "return_sem", "state_error": "state_error_sample"}
-    return {name: result[f"stochastic/{key}"] for name, key in names.items()}
+    return {name: result.get(f"stochastic/{key}", "") for name, key in names.items()}
 
 
 def refresh(env: EnvBase, model: GlobeDiff, actor: torch.nn.Module, seed: int) -> None:
@@ -52,22 +53,29 @@ def refresh(env: EnvBase, model: GlobeDiff, actor: torch.nn.Module, seed: int) -
         data = TensorDict.cat(seen)
         for _ in range(STEPS):
             fitter.step(data[torch.randint(len(data), (256,), generator=generator)], LR)
+        fitter.update_final_scale(*pairs_of(model, data).spread(16_384))
 
 
 def measure(runs: Path, env_name: str, seed: int) -> list[dict]:
     """Rows of one environment and seed."""
-    env, oracle = load_policy(runs / env_name / "oracle" / f"seed{seed}", num_envs=128, seed=SEED)
+
+    def load(algorithm: str) -> tuple[EnvBase, torch.nn.Module]:
+        return load_policy(runs / env_name / algorithm / f"seed{seed}", num_envs=128, seed=SEED)
+
+    env, oracle = load("oracle")
     rows = []
+    for algorithm in ("oracle", "globediff"):  # each in its own environment: they may read other x
+        row = {"env": env_name, "seed": seed, "reads": f"{algorithm}'s own", "refreshed": False}
+        rows.append(row | judge(*load(algorithm)))
     for refreshed in (False, True):
-        _, globediff = load_policy(runs / env_name / "globediff" / f"seed{seed}", num_envs=1)
-        model, actor = globediff[0], oracle[1]
+        model, actor = load("globediff")[1][0], oracle[1]
         torch.manual_seed(seed)
         if refreshed:
             refresh(env, model, actor, seed)
         for reads in ("sample", "mean"):
             model.sample = reads == "sample"
             row = {"env": env_name, "seed": seed, "reads": reads, "refreshed": refreshed}
-            rows.append(row | judge(env, model, actor))
+            rows.append(row | judge(env, TensorDictSequential(model, actor)))
     return rows
 
 

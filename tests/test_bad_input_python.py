@@ -8,12 +8,15 @@ import pytest
 import torch
 from misuse import Misuse, case
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torchrl.envs import EnvBase
+from torchrl.modules import ValueOperator
 
 from globediff_torchrl import UserError, load_policy, make_actor, make_critic, make_env, make_trainer, wrap_env
 from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.policies import update_input_statistics
 from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, fit, make_state_model
+from globediff_torchrl.training.mappo import make_loss
 
 
 def model(**settings):
@@ -72,6 +75,16 @@ def hunt():
 def untrained(here: Path):
     make_trainer(algorithm="mappo", output=here / "run", overrides=["env.num_envs=2"])
     load_policy(here / "run")
+
+
+def policy_of_two_models():
+    two, four = (GlobeDiff.from_env(hunt(), preset="fast", width=16, num_samples=samples) for samples in (2, 4))
+    return TensorDictSequential(two, make_actor(hunt(), four, reads="samples"))
+
+
+def a_loss(critic: TensorDictModuleBase):
+    settings = {"gamma": 0.98, "lmbda": 0.95, "clip_epsilon": 0.2, "clip_value": True}
+    return make_loss(make_actor(hunt()), critic, None, entropy_coeff=0.0, critic_coeff=1.0, **settings)
 
 
 class Blind(EnvBase):
@@ -152,6 +165,11 @@ CALLS = [
     Misuse(
         "weights of another size", lambda here: pretrained(here, aux_dim=9), ("do not fit", "size mismatch", "were")
     ),
+    Misuse(
+        "another preset",
+        lambda here: pretrained(here, preset="fast"),
+        ("expected preset='tuned' or none", "got preset='fast'", "override single settings by name"),
+    ),
     Misuse("no run", lambda here: load_policy(here), ("expected the output folder", "no config.yaml", "of a run")),
     Misuse("no weights", untrained, ("expected a run that has ended", "no policy.safetensors", "resume=")),
     Misuse(
@@ -183,6 +201,21 @@ CALLS = [
         "statistics of a bare rollout",
         lambda _: update_input_statistics(make_actor(hunt()), hunt().rollout(2)),
         ("expected a rollout as the policy left it", "need ('agents', 'view')", "with ["),
+    ),
+    Misuse(
+        "an actor for more hypotheses",
+        lambda _: hunt().rollout(2, policy_of_two_models()),
+        ("hypotheses') with [S, d_s] = [4, 10]", "got [2, 10]", "make_actor(env, state_model)"),
+    ),
+    Misuse(
+        "a critic with TorchRL's key",
+        lambda _: a_loss(ValueOperator(torch.nn.Linear(10, 1), in_keys=["state"])),
+        ("expects a critic that writes ('agents', 'state_value')", "writes ['state_value']", "make_critic(env)"),
+    ),
+    Misuse(
+        "another group",
+        lambda _: wrap_env(make_env("vmas/hunt", num_envs=2).base_env, group="dogs"),
+        ("Known: agents", "Unknown group 'dogs'", "Pass group='agents'"),
     ),
     Misuse("no family", lambda _: make_trainer(env="hunt"), ("<family>/<scenario>", "got 'hunt'", "e.g. 'vmas/hunt'")),
     Misuse("unknown family", lambda _: make_trainer(env="sc2/3m"), ("Known: ", "'sc2'", "vmas")),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
-from torchrl.envs import PettingZooWrapper
+from torchrl.envs import PettingZooWrapper, StepCounter, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
 from globediff_torchrl.envs import Feature, FeatureLayout, describe_hidden, wrap_env
@@ -86,6 +86,13 @@ def test_a_pettingzoo_env_gets_the_same_keys_and_passes_the_spec_check(group):
     assert not rollout["next", "terminated"].any()
     torch.testing.assert_close(rollout["state"][:, :3], rollout["agents", "observation"][..., 0])
     assert env.task.n_agents == 3 and env.task.aux_dim == 48 and not env.task.continuous
+    assert env.task.name == "PettingZooWrapper"
+
+
+def test_a_task_is_named_after_the_environment_under_transforms_unless_a_name_is_given():
+    inner = TransformedEnv(corridor("agents").base_env, StepCounter())
+    assert wrap_env(inner).task.name == "PettingZooWrapper"
+    assert corridor("walkers", name="corridor").task.name == "corridor"
 
 
 def test_without_a_layout_features_are_numbered_and_can_be_hidden_by_number():
@@ -108,7 +115,7 @@ def test_a_layout_names_the_numbers_and_must_have_their_number():
 
 def test_a_missing_group_or_state_is_named():
     env = PettingZooWrapper(Corridor(), return_state=False, use_mask=False, done_on_any=True)
-    with pytest.raises(UserError, match="Known: walker"):
+    with pytest.raises(UserError, match=r"Known: walker\. Pass group='walker'\."):
         wrap_env(env, group="team")
     with pytest.raises(UserError, match="'state'"):
         wrap_env(env, group="walker")

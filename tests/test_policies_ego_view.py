@@ -161,6 +161,18 @@ def test_a_relative_view_without_a_layout_or_without_positions_is_refused():
     assert EgoView(1, 4, lacking, view="auto").view == "relative"
 
 
+@pytest.mark.parametrize("view", ["relative", "absolute"])
+def test_an_inference_of_another_size_is_refused(view):
+    layout = layout_of(2)
+    one, two = (EgoView(2, layout.size, layout, reads=reads, view=view, hypotheses=2) for reads in ("mean", "samples"))
+    right = torch.randn(3, 2, 2, layout.size)
+    assert see(two, hypotheses=right).shape == (3, 2, two.size)
+    with pytest.raises(UserError, match=rf"\[S, d_s\] = \[2, {layout.size}\], got \[3, {layout.size}\]"):
+        see(two, hypotheses=torch.randn(3, 2, 3, layout.size))
+    with pytest.raises(UserError, match=rf"inferred_mean'\) with d_s = \[{layout.size}\], got \[5\]"):
+        see(one, mean=torch.randn(3, 2, 5))
+
+
 @pytest.mark.parametrize(("name", "value"), [("reads", "meen"), ("view", "relativ")])
 def test_unknown_choices_list_the_known_ones(name, value):
     with pytest.raises(UserError, match=f"{name} '{value}'.*Known: "):

@@ -42,8 +42,8 @@ def test_the_most_informative_rows_come_first_and_each_once(fidelity):
     names, problems = list(fidelity._variants()), ["mixture", "ring"]
     plan = fidelity._plan(names, [0, 1], problems)
     assert plan[:2] == [("mixture", "regressor", 0), ("ring", "regressor", 0)]
-    assert {m for _, m, _ in plan[:12]} == set(fidelity.TIERS[0])  # three models, two problems, two seeds
-    assert {m for _, m, _ in plan[12:20]} == set(fidelity.TIERS[1])
+    assert {m for _, m, _ in plan[:16]} == set(fidelity.TIERS[0])  # four models, two problems, two seeds
+    assert {m for _, m, _ in plan[16:24]} == set(fidelity.TIERS[1])
     assert len(plan) == len(set(plan)) == len(names) * 4
     assert ("ring", "regressor", 1) in fidelity._plan(["vae"], [1], ["ring"])  # the others are a share of it
 

@@ -8,6 +8,7 @@ from torchrl.modules import MLP, NormalParamExtractor, ProbabilisticActor, TanhN
 
 from globediff_torchrl import Fitter, GlobeDiff, evaluate, fit, make_critic, make_env
 from globediff_torchrl.policies import update_input_statistics
+from globediff_torchrl.state_models.pairs import pairs_of
 from globediff_torchrl.training.mappo import Advantages, make_loss
 
 ENVS, ITERATIONS, EPOCHS, MINIBATCH = 32, 3, 4, 480
@@ -15,7 +16,7 @@ torch.manual_seed(0)
 env = make_env("vmas/hunt", num_envs=ENVS, seed=0)  # or wrap_env(<your TorchRL environment>, ...)
 task = env.task  # sizes, layouts, time limit
 
-# 1. the state model: pairs (x, s) of random actions, a short fit; a real run takes 60,000 pairs and 2,000 steps
+# 1. the state model: pairs (x, s) of random actions, a short fit; a real run takes 60,000 pairs and 3,000 steps
 globediff = GlobeDiff.from_env(env, preset="fast")
 pairs = env.rollout(2 * task.max_steps, break_when_any_done=False)
 fitter = Fitter(globediff)  # trains a copy; globediff itself holds the moving average, which is what acts
@@ -83,6 +84,7 @@ for batch in collector:
     update_input_statistics(critic, batch)  # after the update: within it, old and new values must mean the same
     for _ in range(10):  # the state model goes on learning where the team now goes
         fitter.step(rows[torch.randint(len(rows), (256,))], lr=1e-3)
+    fitter.update_final_scale(*pairs_of(globediff, rows).spread(16_384))  # what it now leaves open
     collector.update_policy_weights_()
     returns.append(batch["next", "agents", "episode_reward"][batch["next", "done"].squeeze(-1)].mean().item())
     print(f"{len(returns)} of {ITERATIONS}: return {returns[-1]:.3f}, kl {terms['kl_approx'].mean():.4f}")

@@ -121,12 +121,13 @@ def wrap_env(
         group: the team's key in ``env``; everything is renamed to ``"agents"``.
         no_op: index of the action that only the dead may take, see :class:`ActiveMask`; not needed where the
             environment gives ``("agents", "active_mask")`` itself.
-        name, description, target_layout, ends_early: for the :class:`Task`.
+        name, description, target_layout, ends_early: for the :class:`Task`; by default the name is ``env``'s class.
 
     Raises:
         UserError: where the group or the state is missing, or a layout has another size than the spec.
     """
     _check_aux(aux)
+    name = name or _kind_of(env)  # before the renaming, which is a TransformedEnv of its own
     env = _rename_group(env, group)
     _check_keys(env)
     observed, state = env.observation_spec[OBSERVATION], env.observation_spec[STATE]
@@ -158,7 +159,7 @@ def wrap_env(
     wrapped = TransformedEnv(env, Compose(*transforms), auto_unwrap=False)
     spec = wrapped.observation_spec
     wrapped.base_env.task = Task(
-        name=name or type(env).__name__,
+        name=name,
         n_agents=n_agents,
         observation_layout=observation_layout,
         state_layout=state_layout,
@@ -180,11 +181,20 @@ def _check_aux(aux: str | None) -> None:
         raise unknown("aux", aux, [*AUX_KINDS, None])
 
 
+def _kind_of(env: EnvBase) -> str:
+    """The name of the environment's class, under transforms that the caller has put around it."""
+    while type(env) is TransformedEnv:
+        env = env.base_env
+    return type(env).__name__
+
+
 def _rename_group(env: EnvBase, group: str) -> EnvBase:
     """The environment with every key under ``group`` moved to ``"agents"``."""
     groups = {key[0] for key in env.full_action_spec.keys(True, True) if isinstance(key, tuple)}
     if group not in groups:
-        raise unknown("group", group, sorted(groups))
+        fix = "Pass " + " or ".join(f"group={name!r}" for name in sorted(groups))
+        fix = fix if groups else "wrap_env expects actions under a group, such as ('agents', 'action')"
+        raise UserError(f"{unknown('group', group, sorted(groups))} {fix}.")
     if group == AGENTS:
         return env
     keys = [*env.observation_spec.keys(True, True), *env.reward_keys, *env.done_keys]

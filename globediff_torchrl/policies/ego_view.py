@@ -84,6 +84,10 @@ class EgoView(TensorDictModuleBase):
         view: ``"relative"`` (own entity first, positions relative to the own one: learnt from much faster than
             absolute ones), ``"absolute"``, or ``"auto"``: relative where the layout allows it.
         hypotheses: number ``S`` of hypotheses, for ``reads="samples"``.
+
+    Raises:
+        UserError: an unknown name, a relative view that the layout cannot give; in forward, an inference that is
+            missing or of another size.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class EgoView(TensorDictModuleBase):
         if view not in VIEWS:
             raise unknown("view", view, VIEWS)
         self.reads = reads
+        self.expected = (hypotheses, state_dim) if reads == "samples" else (state_dim,)
         self.in_keys = list(READS[reads])
         self.out_keys = [out_key]
         self.size = state_dim * {"samples": hypotheses, "sample": 1, "mean": 1, "blend": 1}.get(reads, 2)
@@ -130,12 +135,23 @@ class EgoView(TensorDictModuleBase):
             return hypotheses
         return torch.einsum("nij,...nsj->...nsi", self.matrix, hypotheses)
 
+    def _check_sizes(self, values: list[Tensor]) -> None:
+        for key, value in zip(self.in_keys, values):
+            found = tuple(value.shape[-len(self.expected) :])
+            if found != self.expected:
+                what = "[S, d_s]" if len(self.expected) == 2 else "d_s"
+                raise UserError(
+                    f"the actor expects {key} with {what} = {list(self.expected)}, got {list(found)}: it was made for "
+                    "another state model or environment; pass make_actor(env, state_model) the one in front of it."
+                )
+
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         expected = (
             "a state model that writes it in front of the actor, TensorDictSequential(state_model, actor): put one "
             "there, or make the actor with reads=None"
         )
         values = read(tensordict, self.in_keys, f"reads={self.reads!r} needs", expected)
+        self._check_sizes(values)
         if self.reads == "samples":
             view = self._turn_hypotheses(values[0]).flatten(-2)
         elif self.reads == "mean_spread":

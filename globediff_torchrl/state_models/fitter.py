@@ -1,6 +1,7 @@
 """One optimiser step at a time: the trained copy, AdamW and the moving average that samples."""
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -11,12 +12,20 @@ from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.numerics import check_finite
 
+UNMEASURED_STEPS = 100  # full steps of a centred model after which a residual scale never measured is no accident
+
 
 class Fitter:
     """Train a state model; ``model`` itself always holds the moving average of the weights, which is what samples.
 
     Owns a raw copy of the model, its loss and the optimiser, so that the modules hold neither. Serves pretraining
     (:func:`fit`) and online updates alike. A fresh Fitter continues from the model's weights.
+
+    What is measured rather than trained is measured where the caller says so, and :func:`fit` does all of it. The whole
+    order, without which a centred model's hypotheses lie far too close together and its blend is its sample:
+    :meth:`set_statistics`; about 15 % of the steps with ``center_only=True``; :meth:`update_residual_scale`; the other
+    steps; :meth:`update_final_scale` at the end, on held-out pairs if there are any. A model already fitted, which is
+    only trained on, needs the last one alone.
 
     Args:
         model: any state model with a loss. It stays where it is (device, references); its weights change in place.
@@ -30,7 +39,11 @@ class Fitter:
     Example:
         >>> fitter = Fitter(model, lr=1e-3)
         >>> fitter.set_statistics(x, s)
-        >>> metrics = fitter.step(batch)
+        >>> for step in range(1000):
+        ...     if step == 150:
+        ...         fitter.update_residual_scale(x, s)
+        ...     metrics = fitter.step(draw_batch(), center_only=step < 150)
+        >>> fitter.update_final_scale(held_out_x, held_out_s)
     """
 
     def __init__(
@@ -59,6 +72,7 @@ class Fitter:
             self._raw_parameters, lr=lr, weight_decay=weight_decay, betas=betas, fused=True
         )
         self.ema, self.grad_clip, self.steps = ema, grad_clip, 0
+        self._full_steps = 0
 
     # ------------------------------------------------------------------------------------------------- statistics
     def set_statistics(self, x: Tensor, s: Tensor) -> None:
@@ -92,6 +106,9 @@ class Fitter:
         Returns:
             The loss's terms and ``grad_norm``, detached scalars.
 
+        Warns:
+            UserWarning: once, after 100 full steps of a centred model whose residual scale was never measured.
+
         Raises:
             UserError: a loss that is not finite; it says whether x or s is to blame.
         """
@@ -108,6 +125,9 @@ class Fitter:
         norm = torch.nn.utils.clip_grad_norm_(self._raw_parameters, self.grad_clip)
         self.optimizer.step()
         self._average()
+        self._full_steps += not center_only
+        if self._full_steps == UNMEASURED_STEPS and not center_only:
+            self._check_measured()
         return {**{name: value.detach() for name, value in terms.items()}, "grad_norm": norm.detach()}
 
     @torch.no_grad()
@@ -115,6 +135,15 @@ class Fitter:
         self.steps += 1
         decay = min(self.ema, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self._parameters, self._raw_parameters, 1 - decay)
+
+    def _check_measured(self) -> None:
+        if getattr(self.model, "centred", False) and (self.model.residual_scale == 1).all():
+            warnings.warn(
+                f"{UNMEASURED_STEPS} full steps of a centred {type(self.model).__name__}, and its residual scale was "
+                "never measured: train about 15 % of the steps with center_only=True, then call "
+                "fitter.update_residual_scale(x, s), and fitter.update_final_scale(x, s) at the end; or use fit.",
+                stacklevel=3,
+            )
 
     def _explain(self, batch: TensorDictBase) -> None:
         for key in (self.loss.tensor_keys.aux_observation, self.loss.tensor_keys.state):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import unknown
+from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
 from globediff_torchrl.state_models.latent import LatentPosterior, LatentPrior, mlp, sample_gaussian
@@ -48,8 +48,9 @@ class GlobeDiff(StateModel):
         schedule: ``"log_snr"``, ``"vp"``, ``"cosine"`` or ``"linear"``; ``schedule_options`` as NoiseSchedule's.
         prediction: ``"x0"``, ``"eps"`` (the paper) or ``"v"``. sampler: ``"ancestral"``, ``"ddim"``, ``"dpmpp"``.
         clip: bound on the estimate of s^0 in the steps, in standardised units.
-        final_noise: under RANDOM, add to s^0 what the last step's mean leaves out (measured at the end of ``fit``). Not
-            the misprint of Eq. 11, which adds beta_1: with one step this is the spread inside a mode.
+        final_noise: under RANDOM, add to s^0 what the last step's mean leaves out, measured by ``update_final_scale``
+            (at the end of ``fit``). Not the misprint of Eq. 11, which adds beta_1: with one step this is the spread
+            inside a mode.
         center: ``"regression"`` diffuses what a regression from x leaves open; ``"none"`` the whole state (the paper).
         center_width: hidden size of that regression, two layers.
         latent_dim: d_z; 0 for no latent. latent_width, latent_layers: of prior and posterior (Table 3).
@@ -273,7 +274,17 @@ class GlobeDiff(StateModel):
 
     @classmethod
     def override(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-        """The saved arguments with others in the place of some; options of a schedule go with it."""
+        """The saved arguments with others in the place of some; options of a schedule go with it.
+
+        Raises:
+            UserError: another preset: it would change none of the saved settings, which are all in the file.
+        """
+        preset = saved.get("preset")
+        if overrides.get("preset", preset) != preset:
+            raise UserError(
+                f"from_pretrained takes a model's settings from its file, expected preset={preset!r} or none, got "
+                f"preset={overrides['preset']!r}: leave it away, and override single settings by name, such as sampler."
+            )
         before = saved.get("schedule")
         kept = overrides.get("schedule", before) == before
         return {**saved, **({} if kept else {"schedule_options": None}), **overrides}

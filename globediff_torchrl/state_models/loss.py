@@ -40,6 +40,12 @@ class GlobeDiffLoss(StateModelLoss):
 
     The regression's mean enters the diffusion's target detached: each part has its own objective.
 
+    The loss trains weights and measures nothing. In a loop of your own the order is: ``model.set_statistics(x, s)``;
+    about 15 % of the steps with ``loss.center_only = True``; ``model.update_residual_scale(x, s)``; the other steps;
+    ``model.update_final_scale(x, s)`` at the end, on held-out pairs if there are any. Left out, the blend is the sample
+    and, with one denoising step, the hypotheses lie far too close together. :func:`fit` does all of it, and
+    :class:`Fitter` the steps, with a moving average of the weights.
+
     Args:
         model: the GlobeDiff to train.
 

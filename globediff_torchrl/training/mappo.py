@@ -38,7 +38,15 @@ def make_loss(
     The loss gets the actor alone. It replays the ``inferred_state`` that the rollout stored: the ratio is 1 at the
     first epoch, and no epoch pays for a denoising step. Advantages are normalised once, by :class:`Advantages`.
     The entropy term is left out at ``entropy_coeff=0``: a tanh-normal has no closed form and would be sampled for it.
+
+    Raises:
+        UserError: a critic that does not write ``("agents", "state_value")``.
     """
+    if keys.STATE_VALUE not in critic.out_keys:
+        raise UserError(
+            f"make_loss expects a critic that writes {keys.STATE_VALUE} [*B, n, 1], a value for each agent, got one "
+            f"that writes {critic.out_keys}: set its out_keys, or take make_critic(env)."
+        )
     loss = MAPPOLoss(
         actor,
         critic,
