@@ -2,11 +2,13 @@
 
     python benchmarks/smax_speed.py --envs 64 512
     python benchmarks/smax_speed.py --table-only     # nothing is run; the table of what is there
+    python benchmarks/smax_speed.py --slow-push      # a layer more: the step with jaxmarl's own push
 
 The layers are measured in turns within one process, with one thread, in CPU time of the whole process (jax's threads
 included), after a warm-up that compiles: the compiled step alone, the step and the resets as a TorchRL environment, all
-transforms with x = history, a Collector with mappo's policy, and one with GlobeDiff in front of the actor. Actions are
-drawn uniformly among the legal ones, but for the collectors. A frame is one step of one battle.
+transforms with x = history, a Collector with mappo's policy, and one with GlobeDiff in front of the actor, each on the
+environment that a training of that algorithm has (mappo's has no x). Actions are drawn uniformly among the legal ones,
+but for the collectors. A frame is one step of one battle.
 """
 
 from __future__ import annotations
@@ -27,16 +29,17 @@ from tqdm import tqdm
 
 from globediff_torchrl import make_env
 from globediff_torchrl.evaluation.measurements import arguments, markdown_table, read_rows, write_rows
-from globediff_torchrl.training.algorithms import make_team
+from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.config import compose
 
+SLOW_PUSH = "compiled step, jaxmarl's push"
 LAYERS = ("compiled step", "TorchRL environment", "all transforms", "collector, mappo", "collector, globediff")
 COLUMNS = ("envs", "layer", "round", "frames_per_cpu_s")
 
 
-def compiled_step(name: str, num_envs: int, steps: int) -> Callable[[], None]:
+def compiled_step(name: str, num_envs: int, steps: int, fast_push: bool = True) -> Callable[[], None]:
     """The simulator's jitted step alone: battles that have ended go on without a reset."""
-    env = make_env(name, num_envs=num_envs, aux=None).base_env
+    env = make_env(name, num_envs=num_envs, aux=None, fast_push=fast_push).base_env
     env.reset()
     actions = env.rand_action()["agents", "action"].to(torch.int32).contiguous()
     taken = env.battles.actions(actions)
@@ -67,7 +70,7 @@ def collector(name: str, num_envs: int, steps: int, algorithm: str) -> Callable[
     config = compose("smax", [f"env.map={name.partition('/')[2]}", f"algorithm={algorithm}"])
     with open_dict(config):
         config.env.num_envs = num_envs
-    env = make_env(name, num_envs=num_envs, state_target=config.env.state_target)
+    env = env_from_config(config)
     policy = make_team(config, env).policy
     batches = Collector(
         env, policy, frames_per_batch=steps * num_envs, total_frames=-1, device="cpu", track_traj_ids=False,
@@ -79,7 +82,8 @@ def collector(name: str, num_envs: int, steps: int, algorithm: str) -> Callable[
 
 def measure(name: str, num_envs: int, args: argparse.Namespace, rows: list[dict], path: Path) -> None:
     done = {(int(row["envs"]), row["layer"], int(row["round"])) for row in rows}
-    if all((num_envs, layer, turn) in done for layer in LAYERS for turn in range(args.rounds)):
+    layers = (*LAYERS, SLOW_PUSH) if args.slow_push else LAYERS
+    if all((num_envs, layer, turn) in done for layer in layers for turn in range(args.rounds)):
         return
     steps = max(args.frames // num_envs, 20)
     runs = {
@@ -89,6 +93,8 @@ def measure(name: str, num_envs: int, args: argparse.Namespace, rows: list[dict]
         "collector, mappo": collector(name, num_envs, steps, "mappo"),
         "collector, globediff": collector(name, num_envs, steps, "globediff"),
     }
+    if args.slow_push:
+        runs[SLOW_PUSH] = compiled_step(name, num_envs, steps, fast_push=False)
     for run in tqdm(runs.values(), desc=f"{num_envs} battles: warm-up"):
         run()
     for turn in tqdm(range(args.rounds), desc=f"{num_envs} battles: rounds"):
@@ -115,7 +121,8 @@ def table(rows: list[dict]) -> str:
 
     counts = sorted({count for count, _ in speeds})
     header = ["frames per CPU-second", *(f"{count} battles" for count in counts)]
-    return markdown_table(header, ([layer, *(cell(count, layer) for count in counts)] for layer in LAYERS))
+    layers = [layer for layer in (SLOW_PUSH, *LAYERS) if layer in LAYERS or any(found == layer for _, found in speeds)]
+    return markdown_table(header, ([layer, *(cell(count, layer) for count in counts)] for layer in layers))
 
 
 def main() -> None:
@@ -123,6 +130,7 @@ def main() -> None:
     parser.add_argument("--map", default="smacv2_5_units")
     parser.add_argument("--envs", nargs="+", type=int, default=[64, 512], help="battles side by side")
     parser.add_argument("--frames", type=int, default=12_800, help="in each measurement")
+    parser.add_argument("--slow-push", action="store_true", help="also the step with jaxmarl's own pushing of units")
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = args.output / f"{args.map}.csv"

@@ -22,16 +22,17 @@ from pathlib import Path
 
 CORE = ("torch", "torchrl", "tensordict", "vmas", "hydra-core")
 SMAX = ("jax", "jaxmarl")
-SMAC = ("pysc2", "s2clientprotocol", "protobuf", "smacv2")
+SMAC = ("pysc2", "s2clientprotocol", "smacv2")
 FIXES = {
     "core": "pip install -e . in the checkout",
     "smax": "pip install -e '.[smax]' in the checkout",
-    "smac": "see docs/smac.md",
+    "smac": "pip install pysc2 -c constraints-smac.txt, in the checkout with a venv of its own; see docs/smac.md",
     "smacv2": "it is on no package index: install it from a copy of the repository oxwhirl/smacv2, see docs/smac.md",
-    "protobuf": "pip install 'protobuf<3.21', which pysc2 4.0 and smacv2 1.0 need",
+    "protobuf": "pip install 'protobuf<3.21', which s2clientprotocol and smacv2 1.0 need; see docs/smac.md",
 }
 OLDEST_BUILD = 55958  # 3.16.1, the first that pysc2 starts
 OFFICIAL_BUILD = 75689  # 4.10, of the published results
+NEWEST_PROTOBUF = (3, 20)  # the newest that takes the published modules of s2clientprotocol
 PORTS = 16
 LOW_MEMORY = 2.0  # GB
 LAUNCH_SECONDS = 60
@@ -64,23 +65,22 @@ def pins() -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
+def installed_version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "(version unknown)"
+
+
 def check_packages(family: str, names: tuple[str, ...]) -> Iterator[Finding]:
     """Which of the packages are installed, and whether in the tested version; imports none."""
     tested, good = pins(), []
     for name in names:
         fix = FIXES.get(name, FIXES[family])
-        module = {"hydra-core": "hydra", "protobuf": "google.protobuf"}.get(name, name)
-        try:
-            there = importlib.util.find_spec(module) is not None
-        except ModuleNotFoundError:
-            there = False
-        if not there:
+        if importlib.util.find_spec({"hydra-core": "hydra"}.get(name, name)) is None:
             yield Finding(family, "missing", f"python package {name}", fix)
             continue
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            version = "(version unknown)"
+        version = installed_version(name)
         if name in tested and version.split("+")[0] != tested[name]:
             yield Finding(family, "warning", f"{name} {version}, tested with {tested[name]}", fix)
         else:
@@ -91,7 +91,21 @@ def check_packages(family: str, names: tuple[str, ...]) -> Iterator[Finding]:
 
 def check_protobuf() -> Iterator[Finding]:
     """Whether the engine's messages can be read, and by which implementation."""
+    try:
+        there = importlib.util.find_spec("google.protobuf") is not None
+    except ModuleNotFoundError:
+        there = False
+    if not there:
+        yield Finding("smac", "missing", "python package protobuf", FIXES["protobuf"])
+        return
+    version = installed_version("protobuf")
     if importlib.util.find_spec("s2clientprotocol") is None:
+        number = re.match(r"(\d+)\.(\d+)", version)
+        if number is not None and (int(number[1]), int(number[2])) > NEWEST_PROTOBUF:
+            text = f"protobuf {version}, which does not take s2clientprotocol's modules as they are published"
+            yield Finding("smac", "warning", text, FIXES["protobuf"])
+        else:
+            yield Finding("smac", "ok", f"protobuf {version}")
         return
     try:
         importlib.import_module("s2clientprotocol.sc2api_pb2")
@@ -102,7 +116,7 @@ def check_protobuf() -> Iterator[Finding]:
         return
     slow = "in pure Python: with upb an environment step without the engine is 1.5 times as fast"
     state, text, fix = ("warning", slow, "docs/smac.md, section on upb") if kind == "python" else ("ok", kind, "")
-    yield Finding("smac", state, f"protobuf reads the engine's messages {text}", fix)
+    yield Finding("smac", state, f"protobuf {version} reads the engine's messages {text}", fix)
 
 
 def game_folder() -> Path:

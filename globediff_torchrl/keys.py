@@ -33,6 +33,7 @@ key                                     shape                 meaning (symbol in
 ``"crashed"``                           ``[*B, 1]``           True where the simulator crashed in the step (SMAC)
 ``"crashes"``                           ``[*B, 1]``           how often it has crashed so far
 ``"engine_memory"``                     ``[*B, 1]``           what its processes hold, MB, measured at resets
+``"engine_processes"``                  ``[*B, 1]``           how many they are, counted at resets
 ``"valid"``                             ``[*B, 1]``           False on the steps of an episode that a crash ended
 ``"done", "terminated", "truncated"``   ``[*B, 1]``           TorchRL's; a time limit is ``truncated``
 ======================================  ====================  =====================================================
@@ -73,4 +74,5 @@ STEP_COUNT = "step_count"
 CRASHED = "crashed"
 CRASHES = "crashes"
 ENGINE_MEMORY = "engine_memory"
+ENGINE_PROCESSES = "engine_processes"
 VALID = "valid"

@@ -7,6 +7,9 @@ import importlib.util
 import pytest
 import torch
 
+from globediff_torchrl import keys
+from globediff_torchrl.envs.smax import STOP
+
 B = 8
 
 
@@ -21,6 +24,17 @@ def played(env, steps, seed=0, **kwargs):
     torch.manual_seed(seed)
     env.set_seed(seed)
     return env.rollout(steps, break_when_any_done=False, **kwargs)
+
+
+def half_attack(td):
+    """``("agents", "action")``: in the first half of the battles the first enemy in reach is attacked, else a random
+    step; in the others everybody stands still. Against enemies that do not shoot: wins, and ends by the clock."""
+    mask = td[keys.ACTION_MASK]
+    random = torch.multinomial(mask.flatten(0, -2).float(), 1).view(mask.shape[:-1])
+    reach = mask[..., STOP + 1 :]
+    fighting = torch.where(reach.any(-1), STOP + 1 + reach.float().argmax(-1), random)
+    first = torch.arange(len(mask)).view(-1, 1) < len(mask) // 2
+    return td.set(keys.ACTION, torch.where(first, fighting, torch.full_like(fighting, STOP)))
 
 
 def simulator_values(env):

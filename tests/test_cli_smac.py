@@ -230,6 +230,25 @@ def test_a_bad_value_is_refused_with_its_name_and_itself(entry):
     assert f"env.{name}" in str(caught.value) and value.lower() in str(caught.value).lower()
 
 
+def test_a_resumed_run_may_wait_longer_for_its_engines_and_changes_nothing_else(tmp_path):
+    """It may have ended because an engine did not answer in time."""
+    held = smac("env.map=3m", "env.restart_every=7")
+    configuration.save(held, tmp_path / "config.yaml")
+    longer = ["env.step_timeout=200", "env.reset_timeout=300", "env.engine_timeout=250", "env.retries=9"]
+
+    def resume(*overrides):
+        config = configuration.compose("smac", overrides)
+        config.resume = str(tmp_path)
+        return configuration.resumed(config, overrides)
+
+    env = resume(*longer, "env.restart_every=null").env
+    asked = {"step_timeout": 200, "reset_timeout": 300, "engine_timeout": 250, "retries": 9, "restart_every": None}
+    assert env == {**held.env, **asked}
+    assert resume(longer[0]).env.restart_every == 7, "what is not named stays the run's own"
+    with pytest.raises(UserError, match=r"has env\.history = 3, but 4 was asked for"):
+        resume(*longer, "env.history=4")
+
+
 def test_every_printed_command_names_what_exists():
     found = 0
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):

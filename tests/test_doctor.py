@@ -1,5 +1,6 @@
 """The doctor: it works on a machine with nothing, finds what is there, and its exit code says what was asked for."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -89,6 +90,18 @@ def test_another_version_than_the_tested_one_is_a_warning(monkeypatch, no_game, 
     monkeypatch.setattr(doctor, "pins", lambda: {"torch": "1.0"})
     code, lines = report(capsys, "--launch", "none")
     assert code == 0 and lines_with(lines, "warning", "torch", "tested with 1.0")
+
+
+@pytest.mark.parametrize(("version", "state"), [("3.20.3", "ok "), ("3.21.0", "warning"), ("7.36.2", "warning")])
+def test_a_protobuf_that_the_engine_s_messages_will_not_take_is_a_warning(monkeypatch, no_game, capsys, version, state):
+    real = importlib.util.find_spec
+    missing = ("s2clientprotocol", "pysc2", "smacv2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in missing else real(name, *rest))
+    monkeypatch.setattr(doctor, "installed_version", lambda name: version)
+    lines = report(capsys, "--launch", "none")[1]
+    found = lines_with(lines, state, f"protobuf {version}")
+    assert len(found) == 1 and ("protobuf<3.21" in found[0]) == (state == "warning")
+    assert lines_with(lines, "missing", "pysc2", "constraints-smac.txt", "docs/smac.md")
 
 
 def test_it_runs_ten_steps_and_tells_of_a_launch_that_fails(no_game, capsys):

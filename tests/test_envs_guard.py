@@ -25,16 +25,17 @@ def flags(rollout, *key):
     return rollout[key].flatten().int().tolist()
 
 
-def test_a_healthy_environment_is_what_it_was_but_for_three_keys(tmp_path):
+def test_a_healthy_environment_is_what_it_was_but_for_what_the_guard_writes(tmp_path):
     env, bare = guarded(tmp_path), ScriptedEnv(tmp_path)
     check_env_specs(env)
     rollouts = [each.rollout(12, break_when_any_done=False) for each in (env, bare)]
-    ours = rollouts[0].exclude("crashed", "crashes", "engine_memory", "truncated", ("agents", "action"))
-    ours = ours.exclude(*[("next", key) for key in ("crashed", "crashes", "engine_memory", "truncated")])
+    written = ("crashed", "crashes", "engine_memory", "engine_processes", "truncated")
+    ours = rollouts[0].exclude(*written, *[("next", key) for key in written], ("agents", "action"))
     theirs = rollouts[1].exclude(("agents", "action"))
     assert set(ours.keys(True, True)) == set(theirs.keys(True, True))
     assert (ours == theirs).all()
     assert not rollouts[0]["next", "crashed"].any() and not rollouts[0]["next", "truncated"].any()
+    assert not rollouts[0]["engine_memory"].any() and not rollouts[0]["engine_processes"].any()
     env.close()
     env.close()
     assert env.is_closed
@@ -52,6 +53,7 @@ def test_a_crash_truncates_the_episode_and_is_counted_and_no_loss(tmp_path):
     assert flags(rollout, "next", "crashes") == [0, 0, 1, 1, 1, 1, 1, 1, 1]
     assert torch.equal(rollout["next", "state"][2], rollout["state"][2])  # the last reading, repeated
     assert (rollout["engine_memory"] > 0).all()
+    assert flags(rollout, "next", "engine_processes") == [1] * 9
     assert len(children()) >= 1
     env.close()
 

@@ -67,7 +67,9 @@ def test_layouts_have_the_sizes_of_all_maps_and_options():
     for name in ("zerg_3_vs_4", "terran_7_vs_4", "protoss_20_vs_23"):
         env = SmacEnv(name, **several, **clocks, capability_config={"attack": chances, "health": chances})
         assert env.observation_layout.size == env.observation_spec[keys.OBSERVATION].shape[-1] == env.get_obs_size()
-    assert SmacEnv("zerg_5_vs_5", configuration="paper").observation_layout.size == 80
+    paper = SmacEnv("zerg_5_vs_5", configuration="paper")
+    assert paper.observation_layout.size == 80 and paper.says[0] == "configuration paper"
+    assert SmacEnv("3m", configuration="paper").says[0] == "behaviour mended", "it has one configuration"
 
 
 def test_several_battles_at_once(battle):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from smax_battles import B, need_jaxmarl, played, simulator_values
+from smax_battles import B, half_attack, need_jaxmarl, played, simulator_values
 from tensordict import TensorDict
 from torchrl.envs.utils import check_env_specs
 
@@ -47,19 +47,27 @@ def test_what_is_hidden_is_zero_and_the_rest_is_untouched(marines):
     assert "agents.enemy_*.health, agents.enemy_*.type" in describe_hidden(marines.task)
 
 
-def test_a_battle_is_won_exactly_when_an_ally_lives_and_no_enemy_does(marines):
-    rollout = played(marines, 250)
+@pytest.fixture(scope="module")
+def harmless(jaxmarl_in_silence):
+    """The enemy does not shoot."""
+    return make_env("smax/3m", num_envs=B, seed=0, state_target="relative", enemy_shoots=False)
+
+
+def test_a_battle_is_won_exactly_when_an_ally_lives_and_no_enemy_does(marines, harmless):
+    lost, won = played(marines, 130), played(harmless, 130, policy=half_attack)
+    rollout = torch.cat([lost, won])
+    assert (lost["next", "terminated"] & ~lost["next", "success"]).any() and won["next", "success"].any()
+    assert won["next", "truncated"].any()
     layout, state = marines.task.state_layout, rollout["next", "state"]
     allies = state[..., layout.select("ally_*.alive")].bool().any(-1)
     enemies = state[..., layout.select("enemy_*.alive")].bool().any(-1)
     assert torch.equal(rollout["next", "success"][..., 0], allies & ~enemies)
     assert torch.equal(rollout["next", "terminated"][..., 0], ~(allies & enemies))
-    assert rollout["next", "terminated"].any()
 
 
-def test_the_limit_is_truncated_in_step_101(marines):
+def test_the_limit_is_truncated_in_step_101(harmless):
     """A team that stands still far from the enemy: only the clock ends its battle."""
-    env = make_env("smax/3m", num_envs=B, seed=0, state_target="relative", enemy_shoots=False)
+    env = harmless
     env.set_seed(1)
     td, stop = env.reset(), torch.full((B, 3), 4)
     for step in range(1, 102):

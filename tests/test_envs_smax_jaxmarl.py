@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from smax_battles import B, need_jaxmarl
+from smax_battles import B, half_attack, need_jaxmarl
 
 from globediff_torchrl import keys, make_env
 from globediff_torchrl.envs.smax_layouts import SCENARIOS
@@ -19,19 +19,23 @@ def test_all_of_jaxmarls_scenarios_are_listed():
     assert set(SCENARIOS) == set(MAP_NAME_TO_SCENARIO)
 
 
-@pytest.mark.parametrize("scenario", ["3m", "2s3z", "smacv2_5_units"])
-def test_steps_equal_those_of_jaxmarl(scenario):
-    """Same keys, same actions: observations, state, masks, rewards and wins of jaxmarl's ``step_env``, over 60 steps.
+@pytest.mark.parametrize(
+    ("scenario", "enemy_shoots"),
+    [("3m", True), ("2s3z", True), ("smacv2_5_units", True), ("3m", False), ("smacv2_5_units", False)],
+)
+def test_steps_equal_those_of_jaxmarl(scenario, enemy_shoots):
+    """Same keys, same actions: observations, state, masks, rewards and ends of jaxmarl's ``step_env``.
 
-    Each step starts from our state, so that the last bits of one step do not decide the shots of a later one.
+    60 steps of random actions, which lose; and 130 against enemies that do not shoot, with wins and battles that end in
+    step 101. Each step starts from our state, so that the last bits of one step do not decide the shots of a later one.
     """
     import jax
     import jax.numpy as jnp
     from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
 
-    options = {"hide": None, "aux": None, "seed": 3, "state_target": "relative"}
+    options = {"hide": None, "aux": None, "seed": 3, "state_target": "relative", "enemy_shoots": enemy_shoots}
     env = make_env(f"smax/{scenario}", num_envs=B if scenario == "3m" else 4, **options)
-    theirs = HeuristicEnemySMAX(scenario=map_name_to_scenario(scenario))
+    theirs = HeuristicEnemySMAX(scenario=map_name_to_scenario(scenario), enemy_shoots=enemy_shoots)
     agents = theirs.agents
 
     @jax.jit
@@ -44,10 +48,10 @@ def test_steps_equal_those_of_jaxmarl(scenario):
         return *stacked, observation["world_state"], reward["ally_0"], done["__all__"], state
 
     torch.manual_seed(0)
-    td, wins, ends = env.reset(), 0, 0
-    for _ in range(60):
+    td, seen = env.reset(), []
+    for _ in range(60 if enemy_shoots else 130):
         key, state = env.base_env._keys, env.base_env._battle[0]
-        td = env.rand_action(td)
+        td = env.rand_action(td) if enemy_shoots else half_attack(td)
         actions = jnp.asarray(td[keys.ACTION].numpy().astype("int32"))
         observation, mask, world, reward, done, new = step(key, state, actions)
         td, after = env.step_and_maybe_reset(td)
@@ -60,8 +64,13 @@ def test_steps_equal_those_of_jaxmarl(scenario):
         n = theirs.num_allies
         assert (ours["success"][:, 0] == (alive[:, :n].any(1) & ~alive[:, n:].any(1))).all()
         check_state(env, ours["state"], torch.from_dlpack(world), theirs)
-        wins, ends, td = wins + int(ours["success"].sum()), ends + int(ours["done"].sum()), after
-    assert ends > 0
+        seen.append(ours.select("success", "truncated", "terminated").clone())
+        td = after
+    ends = torch.stack(seen)
+    if enemy_shoots:
+        assert (ends["terminated"] & ~ends["success"]).any()
+    else:
+        assert ends["success"].any() and ends["truncated"].any() and (ends["terminated"] == ends["success"]).all()
 
 
 def check_state(env, state, world, theirs):

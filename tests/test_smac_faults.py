@@ -3,16 +3,21 @@ or ends with one message, no engine is left, and what crashed is in no statistic
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from benchmark_scripts import ROOT
 from process_watch import wait_until
 from sc2_standin import Knobs, install, read_log
+from stopped_runs import checkpoints
 
 from globediff_torchrl import keys, make_env
 from globediff_torchrl.envs.crashed import drop_crashed, episode_ends
@@ -136,6 +141,29 @@ def test_an_engine_is_stopped(env, knobs):
     one.close()
     log = read_log(knobs.log)
     assert len(log.started) == 2 and log.running == log.started[:1], "the stopped one was killed"
+
+
+def test_a_run_that_is_told_to_end_leaves_a_checkpoint_and_no_engine(knobs, tmp_path):
+    """SIGTERM to the process of the run alone, with two engines in the middle of battles."""
+    options = ["env.map=3m", "algorithm=mappo", "env.num_envs=2", "training.frames_per_batch=32", "total_frames=1e6"]
+    options += ["evaluation.every_frames=0", "checkpoint.every_frames=1e6", "progress=false", "logger=none"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "smac.py"), *options, f"output={tmp_path / 'run'}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    table = tmp_path / "run" / "progress.csv"
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until(lambda: table.exists() or process.poll() is not None, 300)
+            assert process.poll() is None and len(engines(knobs.log)) == 2
+            process.send_signal(signal.SIGTERM)
+            said = process.communicate(timeout=300)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 0 and "Traceback" not in said, said
+    assert wait_until(lambda: not engines(knobs.log))
+    with table.open(newline="") as file:
+        frames = [int(float(row["frames"])) for row in csv.DictReader(file)]
+    assert [path.name for path in checkpoints(tmp_path / "run")] == [f"checkpoint-{frames[-1]:012d}"]
+    assert len(read_log(knobs.log).started) == 2
 
 
 def test_an_engine_that_never_starts_ends_the_run_with_one_message(env, knobs):

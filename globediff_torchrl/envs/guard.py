@@ -18,7 +18,15 @@ from globediff_torchrl.envs.legal import LegalRandomActions
 from globediff_torchrl.envs.life import Life
 from globediff_torchrl.envs.transforms import put
 from globediff_torchrl.errors import TrainingError, UserError
-from globediff_torchrl.keys import CRASHED, CRASHES, ENGINE_MEMORY, SUCCESS, TERMINATED, TRUNCATED
+from globediff_torchrl.keys import (
+    CRASHED,
+    CRASHES,
+    ENGINE_MEMORY,
+    ENGINE_PROCESSES,
+    SUCCESS,
+    TERMINATED,
+    TRUNCATED,
+)
 
 SEED_STEP = 100_003  # a rebuilt environment draws its seed far from those of the other workers
 
@@ -32,8 +40,9 @@ class GuardedEnv(LegalRandomActions, EnvBase):
     In a step, it ends the episode: under ``"next"`` the last reading is repeated with reward 0, ``"done"`` and
     ``"truncated"`` True, ``"terminated"`` and ``"success"`` False, ``"crashed"`` True. The next reset makes a new
     environment. Beside the environment's own keys it writes ``"crashed"`` ``[1]`` (bool), ``"crashes"`` ``[1]``
-    (int64, so far), ``"engine_memory"`` ``[1]`` (float32, MB that the environment's child processes hold, measured at
-    resets), and ``"truncated"`` where the environment has none. Other attributes are the environment's.
+    (int64, so far), ``"engine_memory"`` ``[1]`` (float32, MB that the environment's child processes hold) and
+    ``"engine_processes"`` ``[1]`` (int64, how many they are), both measured at resets, and ``"truncated"`` where the
+    environment has none. Other attributes are the environment's.
 
     Child processes that the environment starts by ``subprocess`` die with it, with :meth:`close`, and with this process
     however that ends (Linux).
@@ -72,7 +81,8 @@ class GuardedEnv(LegalRandomActions, EnvBase):
         self.retries, self.restart_every = retries, restart_every
         self.crash_count, self._in_a_row, self._last_crash = 0, 0, ""
         self._seed, self._made = seed, 0
-        self._episodes, self._steps, self._memory = 0, 0, 0.0
+        self._episodes, self._steps = 0, 0
+        self._memory, self._processes = 0.0, 0
         self._life: Life | None = None
         self._reading: TensorDictBase | None = None
         life = self._living()
@@ -89,7 +99,8 @@ class GuardedEnv(LegalRandomActions, EnvBase):
         def flag() -> Categorical:
             return Categorical(2, (1,), dtype=torch.bool, device=self.device)
 
-        ours = {CRASHED: flag(), CRASHES: Unbounded((1,), dtype=torch.int64), ENGINE_MEMORY: Unbounded((1,))}
+        ours = {CRASHED: flag(), ENGINE_MEMORY: Unbounded((1,))}
+        ours |= {key: Unbounded((1,), dtype=torch.int64) for key in (CRASHES, ENGINE_PROCESSES)}
         observation = env.full_observation_spec.clone()
         self._read_keys = list(observation.keys(True, True))
         self.observation_spec = Composite({**dict(observation.items()), **ours}, device=self.device)
@@ -123,7 +134,7 @@ class GuardedEnv(LegalRandomActions, EnvBase):
             except Exception as error:
                 self._crash("a reset", error)
                 continue
-            self._memory = life.memory()
+            self._memory, self._processes = life.memory(), life.processes()
             return reading
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -154,7 +165,8 @@ class GuardedEnv(LegalRandomActions, EnvBase):
     def _complete(self, reading: TensorDictBase, crashed: bool = False) -> TensorDictBase:
         if TRUNCATED not in reading:
             reading.set(TRUNCATED, torch.zeros(1, dtype=torch.bool, device=self.device))
-        ours = {CRASHED: crashed, CRASHES: self.crash_count, ENGINE_MEMORY: self._memory}
+        ours = {CRASHED: crashed, CRASHES: self.crash_count}
+        ours |= {ENGINE_MEMORY: self._memory, ENGINE_PROCESSES: self._processes}
         for key, value in ours.items():
             put(reading, key, torch.full((1,), value, device=self.device))
         return reading

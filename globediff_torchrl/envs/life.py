@@ -11,7 +11,7 @@ from typing import Any
 from torchrl.envs import EnvBase
 
 from globediff_torchrl.envs.deadline import DeadlineThread, attempt
-from globediff_torchrl.envs.processes import kill_processes, resident_memory
+from globediff_torchrl.envs.processes import kill_processes, resident_memory, with_descendants
 
 END_TIMEOUT = 10.0  # seconds for an environment to close itself before its processes are killed
 
@@ -36,6 +36,10 @@ class Life:
     def memory(self) -> float:
         """MB that the environment's child processes hold."""
         return resident_memory(self.thread.children())
+
+    def processes(self) -> int:
+        """How many child processes the environment has, those that they have started included."""
+        return len(with_descendants(self.thread.children()))
 
     def close(self) -> None:
         """Lets the environment close itself, if it does so soon, and ends its processes."""

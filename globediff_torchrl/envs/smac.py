@@ -16,7 +16,7 @@ from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.envs.legal import LegalRandomActions
 from globediff_torchrl.envs.smac_install import check_installed
 from globediff_torchrl.envs.smac_layouts import observation_layout, state_layout
-from globediff_torchrl.envs.smac_maps import check_options, options, smac_map
+from globediff_torchrl.envs.smac_maps import check_options, is_generated, options, smac_map
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.keys import ACTION, AGENTS, DONE, STATE, SUCCESS, TERMINATED, TRUNCATED
 
@@ -93,7 +93,8 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
             continuing_episode=True,  # says which episodes the limit ended
             **{**arguments, **kwargs},
         )
-        self.says = _says(configuration, behaviour, sight_range, fix_enemy_visibility, time_limit)
+        configured = configuration if is_generated(name) else None
+        self.says = _says(configured, behaviour, sight_range, fix_enemy_visibility, time_limit)
 
     def _build_env(self, map_name: str, **kwargs: Any) -> Any:
         from globediff_torchrl.envs.smac_game import Game
@@ -193,9 +194,10 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
             self._env.close()
 
 
-def _says(configuration: str, behaviour: str, sight: float | None, fix: bool, time_limit: str) -> list[str]:
-    """What a run prints: how the map is configured, and what no seed fixes."""
-    says = [f"configuration {configuration}", f"behaviour {behaviour}", f"the time limit is {time_limit}"]
+def _says(configuration: str | None, behaviour: str, sight: float | None, fix: bool, time_limit: str) -> list[str]:
+    """What a run prints: how the map is configured (None: there is one way only), and what no seed fixes."""
+    says = [] if configuration is None else [f"configuration {configuration}"]
+    says += [f"behaviour {behaviour}", f"the time limit is {time_limit}"]
     says += [] if sight is None else [f"sight {sight:g}"]
     says += [f"enemy rows {'mended (smacv2 issue 50)' if fix else 'as in smacv2 (issue 50)'}"]
     return says + ["not fixed by the seed: what StarCraft II draws beyond its random_seed"]

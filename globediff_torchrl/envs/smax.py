@@ -51,10 +51,10 @@ class SmaxEnv(EnvBase):
     Reads ``("agents", "action")`` ``[B, n]`` (0 to A - 1). Writes ``("agents", "observation")`` ``[B, n, d_o]``,
     ``("agents", "action_mask")`` ``[B, n, A]``, ``("agents", "active_mask")`` ``[B, n, 1]`` (alive),
     ``("agents", "reward")`` ``[B, n, 1]`` (damage done as a share of the enemies' health, and 1 for a win; the dead get
-    it too), ``"state"`` ``[B, d_s]`` (every unit's health, position, cooldown and type as shares of 1; zero for the
-    dead), ``"success"`` ``[B, 1]`` (an ally is alive and no enemy), ``"terminated"`` (one side is gone),
-    ``"truncated"`` (the time limit alone) and ``"done"`` ``[B, 1]``. Under ``"next"`` the state of an episode's last
-    step is the true last one.
+    it too), ``"state"`` ``[B, d_s]`` (every unit's health, position, cooldown and type as shares of 1, but that the
+    cooldown reaches about 1.2, as jaxmarl adds a random deviation; zero for the dead), ``"success"`` ``[B, 1]`` (an
+    ally is alive and no enemy), ``"terminated"`` (one side is gone), ``"truncated"`` (the time limit alone) and
+    ``"done"`` ``[B, 1]``. Under ``"next"`` the state of an episode's last step is the true last one.
 
     Args:
         scenario: jaxmarl's name of the map, one of :data:`~globediff_torchrl.envs.smax_layouts.SCENARIOS`.

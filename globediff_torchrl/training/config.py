@@ -113,6 +113,9 @@ def as_dict(node: Any) -> dict[str, Any]:
 
 
 FIXED = ("env", "algorithm", "training", "seed")  # what must not change between a run and its resume
+# but for how long a simulator is waited for and how often it is replaced: a run that ended on its timeouts goes on
+GUARD = ("step_timeout", "reset_timeout", "engine_timeout", "retries", "restart_every")
+FREE = tuple(f"env.{name}" for name in GUARD)
 
 
 def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -147,11 +150,12 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     for override in overrides:
         name = override.lstrip("+").partition("=")[0]
         asked, held = OmegaConf.select(config, name), OmegaConf.select(saved, name)
-        if name.split(".")[0] not in FIXED:
+        if name.split(".")[0] not in FIXED or name in FREE:
             OmegaConf.update(saved, name, literal(asked), force_add=True)
+            continue
         if name == "algorithm":  # the rest of the group is the run's own, whatever its file says today
             name, asked, held = "algorithm.name", asked.name, held.name
-        if name.split(".")[0] in FIXED and asked != held:
+        if asked != held:
             raise UserError(
                 f"the run in {config.resume} has {name} = {held!r}, but {asked!r} was asked for. Leave {name} away to "
                 f"go on with the run as it is, or start another run with another output."

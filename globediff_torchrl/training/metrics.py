@@ -17,9 +17,10 @@ def batch_metrics(batch: TensorDictBase) -> dict[str, Any]:
     there ``("next", "success") [B, T, 1]``, and what a guarded environment writes.
 
     Returns:
-        ``"return"`` and ``"success"``, means over the episodes that ended in the batch and did not crash; nothing where
-        none did. Of simulators in processes of their own ``"engine/crashes"`` (so far, of all environments),
-        ``"engine/memory_mb"`` (megabytes) and ``"engine/dropped_steps"`` (of this batch).
+        ``"episodes"``, the number of those that ended in the batch and did not crash; ``"return"`` and ``"success"``,
+        means over them, left out where there are none. Of simulators in processes of their own ``"engine/crashes"``
+        (of all environments, since this process began), ``"engine/memory_mb"`` (megabytes) and ``"engine/processes"``
+        (both as of each environment's last reset) and ``"engine/dropped_steps"`` (of this batch).
     """
     return {**_engine_metrics(batch), **_episode_metrics(batch)}
 
@@ -31,16 +32,18 @@ def _engine_metrics(batch: TensorDictBase) -> dict[str, Any]:
     return {
         "engine/crashes": float(last.get(("next", keys.CRASHES)).sum()),
         "engine/memory_mb": float(last.get(("next", keys.ENGINE_MEMORY)).sum()),
+        "engine/processes": float(last.get(("next", keys.ENGINE_PROCESSES)).sum()),
         "engine/dropped_steps": float((~batch.get(keys.VALID)).sum()),
     }
 
 
 def _episode_metrics(batch: TensorDictBase) -> dict[str, Any]:
     done = episode_ends(batch)
+    metrics = {"episodes": float(done.sum())}
     if not done.any():
-        return {}
+        return metrics
     returns = batch.get(("next", *keys.EPISODE_REWARD)).mean((-1, -2))[done]
-    metrics = {"return": float(returns.mean())}
+    metrics["return"] = float(returns.mean())
     success = batch.get(("next", keys.SUCCESS), None)
     if success is not None:
         metrics["success"] = float(success.squeeze(-1)[done].float().mean())

@@ -13,6 +13,7 @@ from globediff_torchrl.envs import preserve_vmas_rng
 from globediff_torchrl.evaluation.episodes import evaluate
 from globediff_torchrl.policies import add_memory
 from globediff_torchrl.training.algorithms import env_from_config
+from globediff_torchrl.training.config import main_config
 from globediff_torchrl.training.trainer import MAPPOTrainer
 
 
@@ -30,11 +31,13 @@ def make_evaluator(trainer: MAPPOTrainer) -> Callable[[bool], dict[str, float]]:
     """``run(final)``: evaluates the policy on environments of its own, with the evaluation's seed.
 
     They are made once for each number of them, leave VMAS's random stream as it was, and are closed by ``run(True)``,
-    which plays ``evaluation.final_episodes`` in place of ``evaluation.episodes``. See
+    which plays ``evaluation.final_episodes`` in place of ``evaluation.episodes``. Those of SMAC, each with an engine of
+    some GB, are closed by every ``run`` and made anew by the next. See
     :func:`~globediff_torchrl.evaluation.episodes.evaluate` for what it returns.
     """
     config = trainer.config
     settings, envs = config.evaluation, {}
+    engines = main_config(config.env.family) == "smac"
 
     def run(final: bool) -> dict[str, float]:
         episodes = settings.final_episodes if final else settings.episodes
@@ -46,8 +49,8 @@ def make_evaluator(trainer: MAPPOTrainer) -> Callable[[bool], dict[str, float]]:
         env, steps = envs[count], envs[count].task.horizon
         rounds = math.ceil(episodes / count)
         results = evaluate(env, trainer.team.policy, seed=settings.seed, max_steps=steps, rounds=rounds)
-        while final and envs:
-            envs.popitem()[1].close()  # their engines, where they have any
+        while envs and (final or engines):
+            envs.popitem()[1].close()
         return results
 
     return run

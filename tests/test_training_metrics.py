@@ -1,0 +1,61 @@
+"""What an iteration logs of its batch and of the simulators, and how long the evaluation's simulators live."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from globediff_torchrl.envs.crashed import drop_crashed
+from globediff_torchrl.training import rollouts
+from globediff_torchrl.training.metrics import batch_metrics
+
+
+def batch_of(done, crashed=None, **readings):
+    """Two environments, three steps, two agents whose returns grow by 1 and 3 a step."""
+    done = torch.tensor(done).bool().unsqueeze(-1)
+    returns = torch.arange(1.0, 4.0).view(1, 3, 1, 1) * torch.tensor([1.0, 3.0]).view(1, 1, 2, 1)
+    following = {"done": done, "success": done.clone(), **readings}
+    following["agents"] = TensorDict({"episode_reward": returns.expand(2, 3, 2, 1)}, [2, 3, 2])
+    if crashed is not None:
+        following["crashed"] = torch.tensor(crashed).bool().unsqueeze(-1)
+    agents = TensorDict({"active_mask": torch.ones(2, 3, 2, 1, dtype=torch.bool)}, [2, 3, 2])
+    return TensorDict({"agents": agents, "next": TensorDict(following, [2, 3])}, [2, 3])
+
+
+def test_the_episodes_that_ended_are_counted_and_averaged():
+    metrics = batch_metrics(batch_of([[0, 1, 0], [0, 0, 1]]))
+    assert metrics == {"episodes": 2, "return": 5.0, "success": 1.0, "log_pbar": True}  # 4 and 6
+    assert batch_metrics(batch_of([[0, 0, 0], [0, 0, 0]])) == {"episodes": 0}, "none ended: nothing to average"
+
+
+def test_a_crashed_episode_is_not_counted_and_the_engines_are_added_up():
+    readings = {
+        "crashes": torch.tensor([[0, 0, 0], [0, 0, 4]]).unsqueeze(-1),
+        "engine_memory": torch.tensor([[9.0, 9.0, 100.0], [9.0, 9.0, 50.0]]).unsqueeze(-1),
+        "engine_processes": torch.tensor([[9, 9, 1], [9, 9, 2]]).unsqueeze(-1),
+    }
+    metrics = batch_metrics(drop_crashed(batch_of([[0, 1, 0], [0, 0, 1]], [[0, 0, 0], [0, 0, 1]], **readings)))
+    engine = {"engine/crashes": 4, "engine/memory_mb": 150, "engine/processes": 3, "engine/dropped_steps": 3}
+    assert metrics == {**engine, "episodes": 1, "return": 4.0, "success": 1.0, "log_pbar": True}
+
+
+@pytest.mark.parametrize(("family", "made"), [("vmas", 1), ("smac", 2), ("smacv2", 2)])
+def test_engines_live_for_one_evaluation_and_cheap_simulators_until_the_last(fast_trainer, monkeypatch, family, made):
+    trainer, envs = fast_trainer("mappo"), []
+    create = rollouts.env_from_config
+
+    def recorded(config, **kwargs):
+        config = config.copy()
+        config.env.family = "vmas"  # nothing of StarCraft is needed to be opened and closed
+        envs.append(create(config, **kwargs))
+        return envs[-1]
+
+    monkeypatch.setattr(rollouts, "env_from_config", recorded)
+    trainer.config.env.family = family
+    run = rollouts.make_evaluator(trainer)
+    first, second = run(False), run(False)
+    assert first == second, "the same episodes, whoever plays them"
+    assert len(envs) == made and all(env.is_closed == (family != "vmas") for env in envs)
+    run(True)
+    assert all(env.is_closed for env in envs)
