@@ -119,8 +119,8 @@ def test_the_table_of_model_presets_has_the_values_of_the_code():
         for preset, cell in zip(("tuned", "fast", "paper"), cells):
             value = MODEL_PRESETS[preset][name]
             assert ("by K" if value is None else str(value)) == cell, f"{preset}: {name}"
-    few, more = default_beta_kl(1), default_beta_kl(5)
-    assert f"{few} for K = 1 and {more} for more" in (DOCS / "state-models.md").read_text()
+    few, more = default_beta_kl(2), default_beta_kl(3)
+    assert f"{few} for K = 1 and 2 and {more} for more" in (DOCS / "state-models.md").read_text()
     assert {row[0] for row in table} >= set(MODEL_PRESETS["tuned"]) - {"final_noise", "levels"}
 
 
