@@ -132,6 +132,20 @@ def test_the_hash_tells_round_numbers_apart(dtype):
     assert len(noise(x).flatten(1).unique(dim=0)) > 190  # 226 of 1,024 are expected to be hit by 256 draws
 
 
+def test_the_blend_has_no_share_of_the_final_noise_which_is_independent_in_each_dim():
+    model, data = make(diffusion_steps=1, final_noise=True), batch(50)
+    model.open_share.fill_(0.5)
+    inferred = []
+    for scale in (0.0, 3.0):
+        model.final_scale.fill_(scale)
+        torch.manual_seed(0)
+        inferred.append(model(data.clone()))
+    quiet, noisy = inferred
+    assert (noisy[INFERRED] - quiet[INFERRED]).std() > 1
+    assert torch.equal(noisy[BLEND], quiet[BLEND])
+    torch.testing.assert_close(quiet[BLEND], (quiet[MEAN] + quiet[INFERRED]) / 2)
+
+
 def test_hypotheses_differ_from_each_other_also_when_deterministic():
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         samples = make(num_samples=3)(batch(2))[HYPOTHESES]

@@ -33,8 +33,8 @@ class GlobeDiff(StateModel):
     - ``("agents", "hypotheses")`` ``[*B, n, S, d_s]`` where ``num_samples > 1``;
     - ``("agents", "inferred_mean")`` ``[*B, n, d_s]``, an estimate of E[s | x], where centred;
     - ``("agents", "inferred_blend")`` ``[*B, n, d_s]``, where centred: mean + r (sample - mean), r the share of a dim's
-      variance that the trained regression leaves open (the buffer ``open_share``). What x tells is read without the
-      sample's noise, what it leaves open as one joint draw;
+      variance that the trained regression leaves open (the buffer ``open_share``), the sample without the final noise.
+      What x tells is read without the sample's noise, what it leaves open as one joint draw;
     - ``("agents", "latent")`` ``[*B, n, d_z]``, z of the first hypothesis, where there is a latent.
 
     Under ``ExplorationType.RANDOM`` (or none set) z and the noise come from the global generator. Under DETERMINISTIC,
@@ -196,10 +196,13 @@ class GlobeDiff(StateModel):
         random = self.noise == "fresh" and exploration_type() in (ExplorationType.RANDOM, None)
         start, noise = self._draw_noise(x, random)
         z = self._draw_latent(x, noise)
-        hypotheses = self.restore_state(self._run_chain(x, z, mean, start, random))
+        s = self._run_chain(x, z, start, random)
+        hypotheses = self._uncentre(self._add_final_noise(s) if random else s, mean)
         self.write(tensordict, self.inferred_key, hypotheses[:, 0], lead, n)
         if self.centred:
-            self.write(tensordict, self.blend_key, torch.lerp(restored, hypotheses[:, 0], self.open_share), lead, n)
+            # the last noise is independent from dim to dim: no joint structure, nothing for an actor to read
+            quiet = self._uncentre(s[:, :1], mean)[:, 0]
+            self.write(tensordict, self.blend_key, torch.lerp(restored, quiet, self.open_share), lead, n)
         if self.num_samples > 1:
             self.write(tensordict, self.hypotheses_key, hypotheses, lead, n)
         if z is not None:
@@ -225,14 +228,19 @@ class GlobeDiff(StateModel):
         mean, log_variance = self.prior(x)
         return sample_gaussian(mean.unsqueeze(1), log_variance.unsqueeze(1), noise)
 
-    def _run_chain(self, x: Tensor, z: Tensor | None, mean: Tensor | None, start: Tensor, random: bool) -> Tensor:
-        """s^0 in standardised units, ``[M, S, d_s]``: S hypotheses of each x as one batch."""
+    def _run_chain(self, x: Tensor, z: Tensor | None, start: Tensor, random: bool) -> Tensor:
+        """The diffused part of s^0, ``[M, S, d_s]``: S hypotheses of each x as one batch."""
         cond = self.denoiser.condition(x.unsqueeze(1), z)
         steps = self.denoiser.step_table().unbind()
-        s = self.sampler(lambda s_k, k: self.denoiser(s_k, steps[k], cond), start, stochastic=random)
-        if random and self.final_noise:
-            s = torch.addcmul(s, torch.randn_like(s), self.final_scale)
-        return s if mean is None else torch.addcmul(mean.unsqueeze(1), s, self.residual_scale)
+        return self.sampler(lambda s_k, k: self.denoiser(s_k, steps[k], cond), start, stochastic=random)
+
+    def _add_final_noise(self, s: Tensor) -> Tensor:
+        return torch.addcmul(s, torch.randn_like(s), self.final_scale) if self.final_noise else s
+
+    def _uncentre(self, s: Tensor, mean: Tensor | None) -> Tensor:
+        """States ``[M, S, d_s]`` from what was diffused."""
+        s = s if mean is None else torch.addcmul(mean.unsqueeze(1), s, self.residual_scale)
+        return self.restore_state(s)
 
     # --------------------------------------------------------------------------------------------------- training
     def update_residual_scale(self, x: Tensor, s: Tensor) -> None:
