@@ -4,8 +4,7 @@
 
 Runs ``benchmarks/<family>.py`` once for each environment, algorithm and seed, one torch thread a run, and skips what
 is there already, so that it can be stopped and started again; a run that has ended keeps its policy and its table, not
-its checkpoints. Writes ``runs.csv``, ``table.md``, ``bracket.png`` and
-``curves.png``.
+its checkpoints. Writes ``runs.csv``, ``table.md``, ``bracket.png`` and ``curves.png``.
 An environment is a VMAS preset, or named with its family: ``smax/smacv2_5_units``. ``algorithm+entry=value`` is a
 variant of an algorithm. All state models of one environment, x and seed are pretrained on the same offline data.
 """

@@ -11,7 +11,6 @@ spread / error (1: the samples are as far apart as the truth is from their mean)
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.distances import energy_distance
 from globediff_torchrl.evaluation.episodes import run_episodes
 from globediff_torchrl.evaluation.inferability import energy_score, spread_over_error
+from globediff_torchrl.evaluation.measurements import markdown_table, read_rows, write_rows
 
 HIDDEN = {  # features of the state that no agent observes
     "vmas/hunt": "target.*",
@@ -124,13 +124,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/inference.csv"), help="its other rows stay")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict] = []
-    if arguments.output.exists():
-        with arguments.output.open() as file:
-            rows = [
-                {**row, **{name: float(row[name]) for name in COLUMNS[3:] if row[name]}} for row in csv.DictReader(file)
-            ]
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict] = read_rows(arguments.output)
     for run in tqdm(arguments.runs):
         try:
             new = measure(run, arguments.episodes, arguments.samples, arguments.hidden)
@@ -138,16 +132,9 @@ def main() -> None:
             parser.exit(2, f"error: {error}\n")
         same = {(row["env"], row["seed"]) for row in new}
         rows = [row for row in rows if (row["env"], row["seed"]) not in same] + new
-        with arguments.output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(
-                {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
-                for row in rows
-            )
-    for row in rows:
-        numbers = [f"{row[name]:.3f}" if isinstance(row[name], float) else "" for name in COLUMNS[3:]]
-        print("| " + " | ".join([row["env"], row["what"], *numbers]) + " |")
+        write_rows(arguments.output, COLUMNS, rows)
+    numbers = [[f"{float(row[name]):.3f}" if row[name] != "" else "" for name in COLUMNS[3:]] for row in rows]
+    print(markdown_table(["env", *COLUMNS[2:]], ([row["env"], row["what"], *n] for row, n in zip(rows, numbers))))
 
 
 if __name__ == "__main__":

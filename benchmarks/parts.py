@@ -10,7 +10,6 @@ same for the whole state, and the policy as it is. Writes a CSV as it goes and s
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from globediff_torchrl import load_policy
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.episodes import evaluate
+from globediff_torchrl.evaluation.measurements import markdown_table, read_rows, write_rows
 from globediff_torchrl.evaluation.parts import EXCHANGES, ExchangePart
 from globediff_torchrl.evaluation.statistics import bootstrap_interval
 from globediff_torchrl.state_models import StateModel
@@ -52,19 +52,21 @@ def measure(run: Path, part: str, by: str, envs: int, rounds: int) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """Mean over runs of each algorithm, part and exchange, with bootstrap intervals."""
+    """Mean over runs of each algorithm, part and exchange; how far the win rate (else the return) of each run lies from
+    that of its policy left alone, with a bootstrap interval of the mean."""
+    name = "success" if all(row["success"] != "" for row in rows) else "return"
+    alone = {row["run"]: float(row[name]) for row in rows if not row["by"]}
     groups = defaultdict(list)
     for row in rows:
         groups[Path(row["run"]).parent.name, row["part"], row["by"]].append(row)
-    lines = ["| algorithm | part | exchanged for | runs | return | win rate | 95% interval |", "|" + "---|" * 7]
+    header, lines = ["algorithm", "part", "exchanged for", "runs", "return", "win rate", "difference, 95% interval"], []
     for (algorithm, part, by), group in groups.items():
-        wins = [float(row["success"]) for row in group if row["success"] != ""]
-        rate = f"{sum(wins) / len(wins):.3f}" if wins else "-"
-        interval = "{:.3f} to {:.3f}".format(*bootstrap_interval(wins)) if len(wins) > 1 else "-"
-        mean = sum(float(row["return"]) for row in group) / len(group)
-        cells = (algorithm, part or "-", by or "-", len(group), f"{mean:.2f}", rate, interval)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        means = {key: [float(row[key]) for row in group if row[key] != ""] for key in ("return", "success")}
+        cells = [f"{sum(v) / len(v):.{digits}f}" if v else "-" for v, digits in zip(means.values(), (2, 3))]
+        differences = [float(row[name]) - alone[row["run"]] for row in group if by]
+        interval = "{:+.3f} to {:+.3f}".format(*bootstrap_interval(differences)) if len(differences) > 1 else "-"
+        lines.append([algorithm, part or "-", by or "-", str(len(group)), *cells, interval])
+    return markdown_table(header, lines)
 
 
 def main() -> None:
@@ -76,11 +78,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/parts.csv"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict] = []
-    if arguments.out.exists():
-        with arguments.out.open() as file:
-            rows = list(csv.DictReader(file))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict] = read_rows(arguments.out)
     kinds = [("", "")] + [(part, by) for part in dict.fromkeys(["*", *arguments.parts]) for by in EXCHANGES]
     episodes = str(arguments.envs * arguments.rounds)
     have = {(row["run"], row["part"], row["by"], row["episodes"]) for row in rows}
@@ -91,10 +89,7 @@ def main() -> None:
             rows.append(measure(run, part, by, arguments.envs, arguments.rounds))
         except UserError as error:
             parser.exit(2, f"error: {error}\n")
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(arguments.out, COLUMNS, rows)
     print(table(rows))
 
 

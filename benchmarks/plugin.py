@@ -12,7 +12,6 @@ Writes ``plugin.csv`` there.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from tqdm import tqdm
 
 from globediff_torchrl import keys
 from globediff_torchrl.evaluation.episodes import evaluate, run_episodes
+from globediff_torchrl.evaluation.measurements import write_rows
 from globediff_torchrl.state_models import Fitter, GlobeDiff
 from globediff_torchrl.state_models.pairs import pairs_of
 from globediff_torchrl.training.results import load_policy
@@ -37,7 +37,7 @@ ROUNDS, STEPS, LR = 3, 300, 1e-3
 
 def judge(env: EnvBase, policy: torch.nn.Module) -> dict[str, float]:
     """Return of a policy over fresh episodes, sampled actions."""
-    result = evaluate(env, policy, seed=SEED, max_steps=env.task.max_steps, modes=("stochastic",))
+    result = evaluate(env, policy, seed=SEED, modes=("stochastic",))
     names = {"return": "return", "return_sem": "return_sem", "state_error": "state_error_sample"}
     return {name: result.get(f"stochastic/{key}", "") for name, key in names.items()}
 
@@ -89,10 +89,7 @@ def main() -> None:
     rows: list[dict] = []
     for env, seed in tqdm([(env, seed) for env in arguments.envs for seed in arguments.seeds]):
         rows += measure(arguments.runs, env, seed)
-        with (arguments.runs / "plugin.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        write_rows(arguments.runs / "plugin.csv", COLUMNS, rows)
     for row in rows:
         print(" ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
 

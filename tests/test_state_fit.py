@@ -1,33 +1,15 @@
 """Losses and training: gradients, masks, resuming, and what each model makes of two modes."""
 
 import math
-import re
-import warnings
-from pathlib import Path
 
 import pytest
 import torch
+from small_models import AUX, INFERRED, data, small, weights_of
 from tensordict import TensorDict
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.evaluation.inferability import spread_over_error
-from globediff_torchrl.evaluation.known_posteriors import Mixture
 from globediff_torchrl.state_models import Fitter, GlobeDiff, MLPStateModel, OracleStateModel, VAEStateModel, fit
 from globediff_torchrl.state_models.loss import level_probabilities
-from globediff_torchrl.state_models.pairs import pairs_of
-
-AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
-
-
-def small(**settings):
-    torch.manual_seed(0)
-    return GlobeDiff(4, 3, **{"width": 16, "latent_width": 16, "latent_dim": 2, **settings})
-
-
-def data(rows=64, n=2, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    x = torch.randn(rows, n, 4, generator=g)
-    return TensorDict({AUX: x, "state": x[:, 0, :3] + 0.3 * torch.randn(rows, 3, generator=g)}, [rows])
 
 
 def two_modes(rows=4000, seed=0):
@@ -135,10 +117,6 @@ def test_a_regressor_averages_two_modes_and_globediff_does_not():
     assert 0.35 < (sides[1][:, 0] > 0).float().mean() < 0.65
 
 
-def weights_of(model):
-    return torch.cat([p.flatten() for p in model.state_dict().values()])
-
-
 @pytest.mark.parametrize("stop", [7, 30])
 def test_an_interrupted_fit_ends_as_the_uninterrupted_one(tmp_path, stop):
     whole, resumed = small(), small()
@@ -181,106 +159,6 @@ def test_fit_takes_time_dims_masks_and_memory_mapped_data(tmp_path):
     history = fit(small(), mapped, steps=8, batch_size=8, progress=False, validation=td)
     assert history["step"] == [8]
     assert math.isfinite(history["validation/loss_diffusion"][-1])
-
-
-def test_the_model_holds_the_moving_average_and_the_copy_is_trained():
-    model = small()
-    fitter = Fitter(model, ema=0.5)
-    before = weights_of(model)
-    fitter.step(data())
-    raw, now = weights_of(fitter.raw), weights_of(model)
-    decay = min(0.5, 2 / 11)
-    torch.testing.assert_close(now, decay * before + (1 - decay) * raw, rtol=1e-4, atol=1e-6)
-    assert not any(p.requires_grad for p in model.parameters())
-
-
-def test_fitter_state_reloads_with_weights_only_and_continues_alike(tmp_path):
-    a = Fitter(small(), lr=1e-3)
-    a.set_statistics(data()[AUX], data()["state"])
-    a.step(data())
-    torch.save(a.state_dict(), tmp_path / "fitter.pt")
-    b = Fitter(small(), lr=1e-3)
-    b.load_state_dict(torch.load(tmp_path / "fitter.pt", weights_only=True))
-    for fitter in (a, b):
-        torch.manual_seed(2)
-        fitter.step(data(seed=3))
-    assert torch.equal(weights_of(a.model), weights_of(b.model))
-    with pytest.raises(UserError, match="does not fit"):
-        Fitter(small(width=24)).load_state_dict(a.state_dict())
-
-
-def mixture(rows, seed):
-    g, problem = torch.Generator().manual_seed(seed), Mixture()
-    x = problem.draw_aux(rows, g)
-    return TensorDict({AUX: x.unsqueeze(1), "state": problem.draw_state(x, g)}, [rows])
-
-
-def test_a_fitter_in_the_documented_order_gives_hypotheses_as_wide_as_the_posterior():
-    torch.manual_seed(0)
-    model = GlobeDiff(8, 16, preset="fast", width=32, center_width=32, latent_dim=0, num_samples=16)
-    fitter, g = Fitter(model, lr=3e-3), torch.Generator().manual_seed(0)
-    train, held_out, test = pairs_of(model, mixture(8000, 100)), pairs_of(model, mixture(2000, 102)), mixture(500, 101)
-
-    def spread():
-        return spread_over_error(model(test.clone())["agents", "hypotheses"][:, 0], test["state"])
-
-    fitter.set_statistics(*train.spread(8000))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for step in range(400):
-            if step == 60:
-                fitter.update_residual_scale(*train.spread(8000))
-            fitter.step(train.draw(128, g), center_only=step < 60)
-    assert spread() < 0.3
-    fitter.update_final_scale(*held_out.spread(2000))
-    assert 0.8 < spread() < 1.2
-    td = model(test.clone())
-    assert not torch.equal(td["agents", "inferred_blend"], td[INFERRED])
-
-
-def test_the_order_of_the_documentation_measures_everything():
-    page = (Path(__file__).parent.parent / "docs/state-models.md").read_text()
-    first, second = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    names = {}
-    exec(first.split("globediff = GlobeDiff(")[0], names)
-    exec(second.replace("1000", "40").replace("150", "6"), names)
-    model = names["globediff"]
-    assert names["fitter"].steps == 40
-    assert (model.residual_scale != 1).all() and (model.final_scale > 0).all()
-    assert (model.open_share[:8] < 0.9).all()  # what x tells, after a few steps
-    assert not torch.equal(model.open_share, model.residual_scale.square().clamp(max=1))  # measured again at the end
-
-
-def warned(model, steps, fitter=None, **settings):
-    """How often a Fitter warns in so many steps."""
-    fitter = fitter or Fitter(model)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(steps):
-            fitter.step(data(4), **settings)
-    return [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-
-
-def test_a_centred_model_whose_residual_scale_was_never_measured_is_told_of_once():
-    model = small(preset="fast")
-    fitter = Fitter(model)
-    assert warned(model, 20, fitter, center_only=True) == [] and warned(model, 99, fitter) == []
-    assert warned(model, 2, fitter, center_only=True) == []
-    (said,) = warned(model, 20, fitter)
-    assert "100 full steps" in said and "fitter.update_residual_scale(x, s)" in said and "\n" not in said
-
-
-def test_a_model_that_is_not_centred_or_goes_on_from_a_fit_is_not_warned_of(monkeypatch):
-    monkeypatch.setattr("globediff_torchrl.state_models.fitter.UNMEASURED_STEPS", 5)
-    assert warned(small(preset="fast"), 6) != []
-    for model in (small(preset="fast", center="none"), MLPStateModel(4, 3, width=16), VAEStateModel(4, 3, width=16)):
-        assert warned(model, 6) == []
-    model = small(preset="fast")
-    fit(model, data(), steps=2, batch_size=4, progress=False)
-    assert warned(model, 6) == []
-    resumed = Fitter(small(preset="fast"))
-    resumed.load_state_dict(Fitter(model).state_dict())
-    assert warned(resumed.model, 6, resumed) == []
 
 
 @pytest.mark.parametrize("where", [AUX, "state"])

@@ -8,7 +8,7 @@ from tensordict import TensorDict
 
 from globediff_torchrl.envs.crashed import drop_crashed
 from globediff_torchrl.training import rollouts
-from globediff_torchrl.training.metrics import batch_metrics
+from globediff_torchrl.training.metrics import batch_counts, batch_metrics
 
 
 def batch_of(done, crashed=None, **readings):
@@ -24,9 +24,10 @@ def batch_of(done, crashed=None, **readings):
 
 
 def test_the_episodes_that_ended_are_counted_and_averaged():
-    metrics = batch_metrics(batch_of([[0, 1, 0], [0, 0, 1]]))
-    assert metrics == {"episodes": 2, "return": 5.0, "success": 1.0, "log_pbar": True}  # 4 and 6
-    assert batch_metrics(batch_of([[0, 0, 0], [0, 0, 0]])) == {"episodes": 0}, "none ended: nothing to average"
+    batch, none = batch_of([[0, 1, 0], [0, 0, 1]]), batch_of([[0, 0, 0], [0, 0, 0]])
+    assert batch_metrics(batch) == {"return": 5.0, "success": 1.0, "log_pbar": True}  # 4 and 6
+    assert batch_counts(batch) == {"episodes": 2}
+    assert batch_metrics(none) == {} and batch_counts(none) == {"episodes": 0}, "none ended: nothing to average"
 
 
 def test_a_crashed_episode_is_not_counted_and_the_engines_are_added_up():
@@ -35,9 +36,10 @@ def test_a_crashed_episode_is_not_counted_and_the_engines_are_added_up():
         "engine_memory": torch.tensor([[9.0, 9.0, 100.0], [9.0, 9.0, 50.0]]).unsqueeze(-1),
         "engine_processes": torch.tensor([[9, 9, 1], [9, 9, 2]]).unsqueeze(-1),
     }
-    metrics = batch_metrics(drop_crashed(batch_of([[0, 1, 0], [0, 0, 1]], [[0, 0, 0], [0, 0, 1]], **readings)))
+    batch = drop_crashed(batch_of([[0, 1, 0], [0, 0, 1]], [[0, 0, 0], [0, 0, 1]], **readings))
     engine = {"engine/crashes": 4, "engine/memory_mb": 150, "engine/processes": 3, "engine/dropped_steps": 3}
-    assert metrics == {**engine, "episodes": 1, "return": 4.0, "success": 1.0, "log_pbar": True}
+    assert batch_counts(batch) == {**engine, "episodes": 1}
+    assert batch_metrics(batch) == {"return": 4.0, "success": 1.0, "log_pbar": True}
 
 
 @pytest.mark.parametrize(("family", "made"), [("vmas", 1), ("smac", 2), ("smacv2", 2)])

@@ -177,6 +177,10 @@ class StateModel(TensorDictModuleBase):
         Called once in a fit, where the lead of that part ends. A model in one part has nothing to do.
         """
 
+    def lacks_residual_scale(self) -> bool:
+        """Whether :meth:`update_residual_scale` was left out though the model needs it; one in one part does not."""
+        return False
+
     def update_final_scale(self, x: Tensor, s: Tensor) -> None:
         """Measure on pairs, held-out ones if there are any, what the trained model leaves open of s.
 

@@ -137,7 +137,7 @@ class Fitter:
         torch._foreach_lerp_(self._parameters, self._raw_parameters, 1 - decay)
 
     def _check_measured(self) -> None:
-        if getattr(self.model, "centred", False) and (self.model.residual_scale == 1).all():
+        if self.model.lacks_residual_scale():
             warnings.warn(
                 f"{UNMEASURED_STEPS} full steps of a centred {type(self.model).__name__}, and its residual scale was "
                 "never measured: train about 15 % of the steps with center_only=True, then call "

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
 from globediff_torchrl.state_models.latent import LatentPosterior, LatentPrior, mlp, sample_gaussian
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
-from globediff_torchrl.state_models.presets import FIT, PRESETS, check_settings, default_beta_kl
+from globediff_torchrl.state_models.presets import FIT, PRESETS, complete_settings
 from globediff_torchrl.state_models.reading import as_key, unlocked
 from globediff_torchrl.state_models.repeatable import RepeatableNoise
 from globediff_torchrl.state_models.sampler import DiffusionSampler
@@ -121,25 +121,17 @@ class GlobeDiff(StateModel):
         mean_key: NestedKey = keys.INFERRED_MEAN,
         blend_key: NestedKey = keys.INFERRED_BLEND,
     ):
-        if preset not in PRESETS:
-            raise unknown("preset", preset, PRESETS)
         given = {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
         super().__init__(
             aux_dim, state_dim, infer_per=infer_per, aux_key=aux_key, state_key=state_key, inferred_key=inferred_key
         )
-        settings = {**PRESETS[preset], **given}
         modes = {"latent_prior": latent_prior, "sample": sample, "deterministic": deterministic, "noise": noise}
-        check_settings({**settings, **modes, "num_samples": num_samples, "clip": clip})
-        if settings["beta_kl"] is None:
-            settings["beta_kl"] = default_beta_kl(settings["diffusion_steps"])
-        if settings["final_noise"] is None:  # from three steps on, what the last one leaves out is too little to matter
-            settings["final_noise"] = settings["diffusion_steps"] <= 2
+        settings = complete_settings(preset, given, {**modes, "num_samples": num_samples, "clip": clip})
         if isinstance(token_index, Tensor):
             token_index = token_index.tolist()
         self.preset, self.beta_kl = preset, settings["beta_kl"]
         self.levels, self.dims = settings["levels"], settings["dims"]
-        self.num_samples, self.sample, self.deterministic = num_samples, sample, deterministic
-        self.noise = noise
+        self.num_samples, self.sample, self.deterministic, self.noise = num_samples, sample, deterministic, noise
         self.latent_dim, self.latent_prior = settings["latent_dim"], latent_prior
         self.latent_key, self.hypotheses_key = as_key(latent_key), as_key(hypotheses_key)
         self.mean_key, self.blend_key = as_key(mean_key), as_key(blend_key)
@@ -197,7 +189,8 @@ class GlobeDiff(StateModel):
         start, noise = self._draw_noise(x, random)
         z = self._draw_latent(x, noise)
         s = self._run_chain(x, z, start, random)
-        hypotheses = self._uncentre(self._add_final_noise(s) if random else s, mean)
+        noisy = torch.addcmul(s, torch.randn_like(s), self.final_scale) if random and self.final_noise else s
+        hypotheses = self._uncentre(noisy, mean)
         self.write(tensordict, self.inferred_key, hypotheses[:, 0], lead, n)
         if self.centred:
             # the last noise is independent from dim to dim: no joint structure, nothing for an actor to read
@@ -211,12 +204,12 @@ class GlobeDiff(StateModel):
 
     def _draw_noise(self, x: Tensor, random: bool) -> tuple[Tensor, Tensor]:
         """What the chain and z are made from, ``[M, S, d_s]`` and ``[M, S, d_z]``."""
-        lead, sizes = (x.shape[0], self.num_samples), (self.state_dim, self.latent_dim)
+        lead, like = (x.shape[0], self.num_samples), {"device": x.device, "dtype": x.dtype}
         if random:
-            latent, start = (torch.randn(*lead, size, device=x.device, dtype=x.dtype) for size in reversed(sizes))
-            return start, latent
+            latent = torch.randn(*lead, self.latent_dim, **like)
+            return torch.randn(*lead, self.state_dim, **like), latent
         noise = self.repeatable.shared.expand(*lead, -1) if self.noise == "fixed" else self.repeatable(x)
-        start, latent = noise.split(sizes, -1)
+        start, latent = noise.split([self.state_dim, self.latent_dim], -1)
         return start, torch.zeros_like(latent) if self.deterministic == "prior_mean" else latent
 
     def _draw_latent(self, x: Tensor, noise: Tensor) -> Tensor | None:
@@ -234,9 +227,6 @@ class GlobeDiff(StateModel):
         steps = self.denoiser.step_table().unbind()
         return self.sampler(lambda s_k, k: self.denoiser(s_k, steps[k], cond), start, stochastic=random)
 
-    def _add_final_noise(self, s: Tensor) -> Tensor:
-        return torch.addcmul(s, torch.randn_like(s), self.final_scale) if self.final_noise else s
-
     def _uncentre(self, s: Tensor, mean: Tensor | None) -> Tensor:
         """States ``[M, S, d_s]`` from what was diffused."""
         s = s if mean is None else torch.addcmul(mean.unsqueeze(1), s, self.residual_scale)
@@ -244,22 +234,18 @@ class GlobeDiff(StateModel):
 
     # --------------------------------------------------------------------------------------------------- training
     def update_residual_scale(self, x: Tensor, s: Tensor) -> None:
-        """Measure how far s lies from the regression: root mean square a dim, floored (centred only).
-
-        Args:
-            x: ``[M, d_x]``, s: ``[M, d_s]``, raw.
-        """
+        """Measure how far s lies from the regression, root mean square a dim, floored (centred only); x, s raw."""
         if self.centred:
             variance = residual_variance(self, x, s)
             self.residual_scale.copy_(variance.sqrt().clamp(min=RESIDUAL_FLOOR))
             self.open_share.copy_(variance.clamp(max=1))
 
-    def update_final_scale(self, x: Tensor, s: Tensor) -> None:
-        """Measure what the trained networks leave open of s: ``open_share``, and ``final_scale`` with ``final_noise``.
+    def lacks_residual_scale(self) -> bool:
+        """Whether a centred model's residual scale is still the 1 that it began with."""
+        return self.centred and bool((self.residual_scale == 1).all())
 
-        Args:
-            x: ``[M, d_x]``, s: ``[M, d_s]``, raw.
-        """
+    def update_final_scale(self, x: Tensor, s: Tensor) -> None:
+        """Measure what the trained networks leave open: ``open_share``, ``final_scale`` with ``final_noise``; raw."""
         if self.centred:
             self.open_share.copy_(residual_variance(self, x, s).clamp(max=1))
         if self.final_noise:

@@ -109,3 +109,24 @@ def check_settings(values: dict[str, Any]) -> None:
             check_number(name, values[name], positive)
     if not values["sample"] and values["center"] == "none":
         raise UserError("sample=False writes the mean, which needs center='regression', got center='none'.")
+
+
+def complete_settings(preset: str, given: dict[str, Any], modes: dict[str, Any]) -> dict[str, Any]:
+    """The preset with what was given in place of some of it, and what follows from K where neither says.
+
+    Args:
+        given: settings that the caller named. modes: arguments that no preset has, only checked.
+
+    Raises:
+        UserError: an unknown preset, or values that cannot be meant.
+    """
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    settings = {**PRESETS[preset], **given}
+    check_settings({**settings, **modes})
+    steps = settings["diffusion_steps"]
+    if settings["beta_kl"] is None:
+        settings["beta_kl"] = default_beta_kl(steps)
+    if settings["final_noise"] is None:  # from three steps on, what the last one leaves out is too little to matter
+        settings["final_noise"] = steps <= 2
+    return settings

@@ -87,7 +87,7 @@ class VAEStateModel(StateModel):
         if exploration_type() in (ExplorationType.RANDOM, None):
             z = torch.randn(x.shape[0], self.latent_dim, device=x.device, dtype=x.dtype)
         else:
-            z = self.repeatable(x).squeeze(1) * (not self.zero_latent)
+            z = x.new_zeros(x.shape[0], self.latent_dim) if self.zero_latent else self.repeatable(x)[:, 0]
         self.write(tensordict, self.inferred_key, self.restore_state(self.decode(x, z)), lead, n)
         self.write(tensordict, self.latent_key, z, lead, n)
         return tensordict

@@ -35,7 +35,7 @@ from globediff_torchrl.training.checkpoint import (
 )
 from globediff_torchrl.training.hooks import Clock, Evaluation, FiniteBatch, InputStatistics, StateModelUpdate
 from globediff_torchrl.training.mappo import Advantages, MAPPOStepper, Minibatches, make_loss, make_optimizer
-from globediff_torchrl.training.metrics import batch_metrics
+from globediff_torchrl.training.metrics import batch_counts, batch_metrics
 from globediff_torchrl.training.pretrain import OfflineData, Pretraining
 from globediff_torchrl.training.recurrent import ChunkMinibatches, RecurrentAdvantages
 from globediff_torchrl.training.results import write_results
@@ -134,6 +134,7 @@ def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int, report: bo
     _advantages(loss).register(trainer)
     _minibatches(trainer, frames).register(trainer)
     trainer.register_op("pre_steps_log", batch_metrics)
+    trainer.register_op("pre_steps_log", batch_counts)
     trainer.register_op("post_steps", clock.updated)
     if team.state_model is not None and team.state_model.make_loss() is not None:
         _register_state_model(trainer)

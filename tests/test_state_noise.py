@@ -1,0 +1,91 @@
+"""What GlobeDiff draws: anew, or by a hash of x, or one vector for all; and from which prior."""
+
+import pytest
+import torch
+from small_models import AUX, INFERRED, S, X, batch, make
+from tensordict import TensorDict
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from globediff_torchrl.evaluation.distances import energy_distance
+from globediff_torchrl.state_models.repeatable import RepeatableNoise
+
+LATENT, HYPOTHESES = ("agents", "latent"), ("agents", "hypotheses")
+
+
+def test_random_inference_draws_anew_and_follows_the_global_seed():
+    model, td = make(), batch(4)
+    with set_exploration_type(ExplorationType.RANDOM):
+        torch.manual_seed(5)
+        a = model(td.clone())[INFERRED]
+        b = model(td.clone())[INFERRED]
+        torch.manual_seed(5)
+        c = model(td.clone())[INFERRED]
+    assert not torch.allclose(a, b)
+    assert torch.equal(a, c)
+
+
+def test_fixed_noise_is_the_same_at_all_x_and_times():
+    model, data = make(num_samples=2, noise="fixed", latent_prior="standard"), batch(5)
+    inferred = []
+    for kind in (ExplorationType.RANDOM, ExplorationType.DETERMINISTIC):
+        with set_exploration_type(kind):
+            inferred.append(model(data.clone()))
+    torch.testing.assert_close(inferred[0][HYPOTHESES], inferred[1][HYPOTHESES])
+    assert torch.equal(inferred[0][LATENT], inferred[0][LATENT][:1, :1].expand_as(inferred[0][LATENT]))
+
+
+def test_deterministic_draws_at_almost_the_same_x_are_posterior_samples():
+    """Each is a function of its x; together they are distributed as fresh draws at one x are, not one point."""
+    model = make(latent_prior="standard")
+    x = torch.randn(1, 1, X, generator=torch.Generator().manual_seed(1)).expand(1000, 3, X)
+    near = TensorDict({AUX: x + 1e-5 * torch.randn(1000, 3, X)}, [1000])
+    with set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
+        repeatable = model(near.clone())
+        order = torch.randperm(1000)
+        assert torch.equal(model(near[order].clone())[LATENT], repeatable[LATENT][order])
+    z = repeatable[LATENT].flatten(0, 1)
+    assert z.mean(0).abs().max() < 0.1
+    assert (z.std(0) - 1).abs().max() < 0.1
+    assert (z[1:] * z[:-1]).mean(0).abs().max() < 0.06
+    with torch.no_grad():
+        fresh = [model(near.clone())[INFERRED].flatten(0, 1) for _ in range(2)]
+    spread = fresh[0].std(0).norm().item()
+    assert energy_distance(repeatable[INFERRED].flatten(0, 1), fresh[0]).item() < 0.01 * spread
+    assert energy_distance(repeatable[INFERRED].flatten(0, 1).mean(0).expand(2, S), fresh[0]).item() > 0.3 * spread
+
+
+def test_the_hash_sees_the_smallest_change_of_one_number_and_not_the_sign_of_zero():
+    noise = RepeatableNoise(1, x_size=30, size=4)
+    x = torch.zeros(1, 30)
+    assert torch.equal(noise(x), noise(-x))
+    changed = x.expand(30, 30) + torch.eye(30) * 1e-30
+    assert len(noise(changed).flatten(1).unique(dim=0)) >= 28  # of 1,024: two may meet
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_hash_tells_round_numbers_apart(dtype):
+    """Their low bits are all zero."""
+    noise = RepeatableNoise(1, x_size=8, size=4)
+    x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 8).to(dtype)
+    assert len(noise(x).flatten(1).unique(dim=0)) > 190  # 226 of 1,024 are expected to be hit by 256 draws
+
+
+def test_hypotheses_differ_from_each_other_also_when_deterministic():
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        samples = make(num_samples=3)(batch(2))[HYPOTHESES]
+    assert not torch.allclose(samples[..., 0, :], samples[..., 1, :])
+
+
+def test_prior_mean_is_the_latent_where_asked_for():
+    model, td = make(deterministic="prior_mean"), batch(2)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        z = model(td)[LATENT]
+    torch.testing.assert_close(z, model.prior(model.normalise_aux(td[AUX]))[0])
+
+
+def test_standard_prior_has_no_prior_network_and_draws_from_the_unit_gaussian():
+    model = make(latent_prior="standard")
+    assert model.prior is None
+    z = model(batch(4000))[LATENT]
+    assert abs(z.mean().item()) < 0.05
+    assert abs(z.std().item() - 1) < 0.05
