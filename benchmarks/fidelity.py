@@ -39,6 +39,7 @@ def _variants() -> dict[str, tuple[type[StateModel], dict]]:
     rows["fast-K1"] = (GlobeDiff, {"preset": "fast"})
     rows["paper-K5"] = (GlobeDiff, {"preset": "paper"})
     rows["printed-K5"] = rows["paper-K5"]  # the same trained model, sampled with Eq. 11 as it is printed
+    rows["paper-K5-entity"] = (GlobeDiff, {"preset": "paper", "tokens": "entity"})  # where a problem has units
     rows["vae"] = (VAEStateModel, {})
     for steps in (1, 2, 3, 10):
         rows[f"tuned-K{steps}"] = (GlobeDiff, {"diffusion_steps": steps})
@@ -54,6 +55,7 @@ def _variants() -> dict[str, tuple[type[StateModel], dict]]:
 # in the order in which they are run, each for all seeds before the next: what answers the question comes first
 TIERS = (("regressor", "tuned-K5", "fast-K1", "fast-K1-w128"), ("paper-K5", "printed-K5"), tuple(_variants()))
 QUICK = TIERS[0] + TIERS[1]
+WITH_UNITS = [name for name, problem in PROBLEMS.items() if hasattr(problem, "tokens")]
 
 
 def dataset(problem, rows: int, seed: int) -> TensorDict:
@@ -102,17 +104,19 @@ def judge(problem, model: StateModel, seed: int, contexts: int, draws: int) -> d
 
 def steps_of(name: str, args: argparse.Namespace) -> int:
     """Optimiser steps of a row: what was asked for, the U-Net rows have their own number; else the preset's."""
-    given = args.paper_steps if name in TIERS[1] else args.steps
     kind, settings = _variants()[name]
-    return given or kind(1, 1, **settings).fit_defaults()["steps"]
+    given = args.paper_steps if settings.get("preset") == "paper" else args.steps
+    without = {key: value for key, value in settings.items() if key != "tokens"}  # there are no units in one dim
+    return given or kind(1, 1, **without).fit_defaults()["steps"]
 
 
 def run(problem_name: str, name: str, seed: int, args: argparse.Namespace) -> list[dict]:
     """Train and judge one row; the paper's model is judged as printed too, as a second row."""
     problem = PROBLEMS[problem_name]()
     kind, settings = _variants()[name]
+    units = {"token_index": problem.tokens()} if "tokens" in settings else {}
     torch.manual_seed(seed)
-    model = kind(problem.aux_dim, problem.state_dim, **settings)
+    model = kind(problem.aux_dim, problem.state_dim, **settings, **units)
     start = time.process_time()
     steps = steps_of(name, args)
     history = fit(model, dataset(problem, args.rows, seed), steps=steps, seed=seed, progress=False)
@@ -183,7 +187,8 @@ def _plan(names: list[str], seeds: list[int], problems: list[str]) -> list[tuple
     for tier in TIERS:
         chosen = [name for name in tier if name == "regressor" or name in names]
         order += [(problem, name, seed) for seed in seeds for name in chosen for problem in problems]
-    return list(dict.fromkeys(order))
+    variants = _variants()
+    return [row for row in dict.fromkeys(order) if "tokens" not in variants[row[1]][1] or row[0] in WITH_UNITS]
 
 
 def main() -> None:

@@ -7,7 +7,9 @@ import pytest
 import torch
 from benchmark_scripts import load
 
+from globediff_torchrl.evaluation.known_posteriors import Combat
 from globediff_torchrl.state_models import GlobeDiff
+from globediff_torchrl.state_models.tokens import Tokens
 
 
 @pytest.fixture
@@ -41,10 +43,12 @@ def call(fidelity, monkeypatch, tmp_path):
 def test_the_most_informative_rows_come_first_and_each_once(fidelity):
     names, problems = list(fidelity._variants()), ["mixture", "ring"]
     plan = fidelity._plan(names, [0, 1], problems)
+    names.remove("paper-K5-entity")  # neither problem has units
     assert plan[:2] == [("mixture", "regressor", 0), ("ring", "regressor", 0)]
     assert {m for _, m, _ in plan[:16]} == set(fidelity.TIERS[0])  # four models, two problems, two seeds
     assert {m for _, m, _ in plan[16:24]} == set(fidelity.TIERS[1])
     assert len(plan) == len(set(plan)) == len(names) * 4
+    assert ("combat", "paper-K5-entity", 0) in fidelity._plan(["paper-K5-entity"], [0], ["combat", "ring"])
     assert ("ring", "regressor", 1) in fidelity._plan(["vae"], [1], ["ring"])  # the others are a share of it
 
 
@@ -80,3 +84,13 @@ def test_the_equations_as_printed_run_in_place_of_the_sampler(fidelity):
     assert abs(out.mean().item() - mean) < 0.05
     assert abs(out.var().item() / variance - 1) < 0.05
     model.sampler = printed  # a module: plain callables are refused in a module's place
+
+
+def test_each_unit_of_combat_has_its_own_place_health_and_type_in_one_row():
+    combat = Combat()
+    x = torch.rand(1, combat.aux_dim)
+    rows = Tokens(combat.state_dim, "entity", combat.tokens()).fold(combat.draw_state(x, torch.Generator()))[0].T
+    assert torch.equal(rows[:, :2], x.view(10, 2))
+    assert torch.equal(rows[:5, 3:].sum(1), torch.ones(5))  # a type is one-hot
+    assert ((rows[:5, 2] - 0.65).abs() > 0.2).all()  # health is near 1 or near .3
+    assert (rows[5:, 2:] == 0).all()  # of the others only the place is in the state

@@ -55,6 +55,15 @@ class Combat:
         health = health + 0.03 * torch.randn(health.shape, generator=g)
         return torch.cat([x, health, types], -1)
 
+    def tokens(self) -> Tensor:
+        """Which dim of the state is which channel of which unit, ``[10, 8]``, -1 where a unit has no such number: first
+        the enemies (place, hit points, type), then the others (place)."""
+        index = torch.full((10, 8), -1)
+        index[:, :2] = torch.arange(20).view(10, 2)
+        index[:5, 2] = torch.arange(20, 25)
+        index[:5, 3:] = torch.arange(25, 50).view(5, 5)
+        return index
+
 
 class Ring:
     """A curve in 12 dims without discrete modes: a uniform angle; its range, centre and noise depend on x (6 dims)."""
