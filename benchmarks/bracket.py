@@ -6,13 +6,13 @@ Runs ``benchmarks/<family>.py`` once for each environment, algorithm and seed, o
 is there already, so that it can be stopped and started again; a run that has ended keeps its policy and its table, not
 its checkpoints. Writes ``runs.csv``, ``table.md``, ``bracket.png`` and ``curves.png``.
 An environment is a VMAS preset, or named with its family: ``smax/smacv2_5_units``. ``algorithm+entry=value`` is a
-variant of an algorithm. All state models of one environment, x and seed are pretrained on the same offline data.
+variant of an algorithm, ``algorithm++env.kwargs.box=0.3`` one with an entry that the configuration has not. All state
+models of one environment, x and seed are pretrained on the same offline data.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from globediff_torchrl.envs import make_env
 from globediff_torchrl.evaluation.figures import bracket_figure, study_curves
+from globediff_torchrl.evaluation.measurements import read_rows, write_rows
 from globediff_torchrl.evaluation.statistics import bootstrap_interval
 from globediff_torchrl.training.checkpoint import FOLDER
 from globediff_torchrl.training.config import scenario_entry
@@ -50,18 +51,20 @@ def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[s
     family, _, scenario = env.rpartition("/")
     family = family or "vmas"
     task = make_env(f"{family}/{scenario}", num_envs=1).task
-    name, _, variant = algorithm.partition("+")  # "globediff+algorithm.reads=sample": a variant of an algorithm
+    name, *variant = re.split(r"(?<!\+)\+", algorithm)  # a second + is hydra's own
     config = f"mappo_{task.aux}" if name == "x_direct" else name
     label = re.sub(r"algorithm\.|state_model\.|env\.", "", algorithm).replace("=", "-")
     output = folder / scenario / label / f"seed{seed}"
-    other = re.findall(r"(?:aux|env\.\w+)=\w+", " ".join([variant, *overrides]))  # another x or world: other data
-    dataset = folder / scenario / "-".join(["dataset", *other, f"seed{seed}"]).replace("=", "-")
+    found = [re.search(r"(?:aux|env\.[\w.]+)=.*", entry) for entry in [*variant, *overrides]]
+    # another x or world: other data; the name of their folder goes through hydra, which has a use for brackets
+    other = [re.sub(r"[^\w.-]+", "_", match[0].replace("=", "-")) for match in found if match]
+    dataset = folder / scenario / "-".join(["dataset", *other, f"seed{seed}"])
     horizon = 128 * task.horizon
     arguments = [
         f"algorithm={config}", f"{scenario_entry(family)}={scenario}", f"seed={seed}",
         f"output={output}", "threads=1", "progress=false", "logger=none", "evaluation.every_frames=0",
         f"total_frames={horizon * ITERATIONS.get(scenario, 30)}" if family == "vmas" else "",
-        "" if "pretrain" in algorithm else f"pretrain.dataset={dataset}", *variant.split("+"), *overrides,
+        "" if "pretrain" in algorithm else f"pretrain.dataset={dataset}", *variant, *overrides,
     ]  # fmt: skip
     script = Path(__file__).with_name(f"{family}.py")
     return output, [sys.executable, str(script), *(argument for argument in arguments if argument)]
@@ -93,8 +96,7 @@ def collect(folder: Path) -> list[dict]:
             continue
         env, algorithm = path.parts[-4:-2]
         summary.update(env=env, algorithm=algorithm)
-        with (path.parent / "progress.csv").open() as file:
-            progress = list(csv.DictReader(file))
+        progress = read_rows(path.parent / "progress.csv")
         for name, last in LAST.items():
             values = [float(row[name]) for row in progress if row.get(name)]
             values = values[-(last if last >= 1 else math.ceil(last * len(values))) :]
@@ -108,19 +110,15 @@ def curves(folder: Path, quantity: str) -> dict[tuple[str, str], list]:
     found = defaultdict(list)
     for path in sorted(folder.glob("*/*/seed*/progress.csv")):
         if finished(path.parent):
-            with path.open() as file:
-                points = [(float(row["frames"]), float(row[quantity])) for row in csv.DictReader(file) if row[quantity]]
+            # not every preset has a success
+            points = [(float(row["frames"]), float(row[quantity])) for row in read_rows(path) if row.get(quantity)]
             found[path.parts[-4:-2]].append(points)
     return found
 
 
 def write(folder: Path, rows: list[dict], quantity: str) -> None:
-    with (folder / "runs.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(
-            {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows
-        )
+    short = [{k: f"{value:.5g}" if isinstance(value, float) else value for k, value in row.items()} for row in rows]
+    write_rows(folder / "runs.csv", COLUMNS, short)
     groups = defaultdict(list)
     for row in rows:
         groups[row["env"], row["algorithm"]].append(row)

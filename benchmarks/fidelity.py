@@ -11,7 +11,6 @@ that is in the CSV with the same number of steps is not run again.
 
 import argparse
 import copy
-import csv
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from tqdm import tqdm
 
 from globediff_torchrl.evaluation.distances import energy_distance, wasserstein2
 from globediff_torchrl.evaluation.known_posteriors import PROBLEMS
+from globediff_torchrl.evaluation.measurements import read_rows, write_rows
 from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, StateModel, VAEStateModel, fit
 
 AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
@@ -133,13 +133,6 @@ def run(problem_name: str, name: str, seed: int, args: argparse.Namespace) -> li
     ]
 
 
-def _read(path: Path) -> list[dict]:
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _key(row: dict) -> tuple[str, str, int, int]:
     """What makes a row that of one run."""
     return row["problem"], row["model"], int(row["seed"]), int(row["steps"])
@@ -153,12 +146,7 @@ def _write(path: Path, rows: list[dict]) -> None:
     for row in rows:
         reference = base.get((row["problem"], str(row["seed"])))
         row["share"] = "" if reference is None else round(100 * float(row["energy"]) / reference, 2)
-    part = path.with_suffix(".part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(path)
+    write_rows(path, FIELDS, rows)
 
 
 def _print_table(rows: list[dict]) -> None:
@@ -207,8 +195,7 @@ def main() -> None:
     torch.set_num_threads(1)
     names = args.models or (list(QUICK) if args.quick else list(_variants()))
     seeds = args.seeds if args.seeds is not None else ([0] if args.quick else [0, 1, 2])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = _read(args.out)
+    rows: list[dict] = read_rows(args.out)
     for problem, name, seed in tqdm(_plan(names, seeds, args.problems)):
         if (problem, name, seed, steps_of(name, args)) not in map(_key, rows):
             # one fit of the paper's model gives two rows

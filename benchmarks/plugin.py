@@ -3,9 +3,10 @@
     python benchmarks/plugin.py --runs runs/bracket --envs hunt gates --seeds 0 1 2
 
 For each environment and seed it takes the actor of ``oracle`` and the state model of ``globediff`` below ``--runs``
-(runs of benchmarks/bracket.py), puts one behind the other and evaluates 128 fresh episodes: with one sample, and with
-the mean. ``refreshed``: the state model goes on learning from what the composed policy itself sees, three rounds of
-128 episodes. Beside it, on the same episodes, what was trained in the loop (``globediff``) and the ``oracle`` itself.
+(runs of benchmarks/bracket.py), puts one behind the other and evaluates 128 fresh episodes: with one sample, with the
+mean, and with the blend that is read in the loop. ``refreshed``: the state model goes on learning from what the
+composed policy itself sees, three rounds of 128 episodes. Beside it, on the same episodes, what was trained in the loop
+(``globediff``) and the ``oracle`` itself.
 Writes ``plugin.csv`` there.
 """
 
@@ -19,7 +20,7 @@ sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas packa
 
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictSequential
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
@@ -72,10 +73,11 @@ def measure(runs: Path, env_name: str, seed: int) -> list[dict]:
         torch.manual_seed(seed)
         if refreshed:
             refresh(env, model, actor, seed)
-        for reads in ("sample", "mean"):
-            model.sample = reads == "sample"
+        for reads in ("sample", "mean", "blend"):
+            model.sample = reads != "mean"
+            read = [TensorDictModule(torch.clone, [model.blend_key], [model.inferred_key])] if reads == "blend" else []
             row = {"env": env_name, "seed": seed, "reads": reads, "refreshed": refreshed}
-            rows.append(row | judge(env, TensorDictSequential(model, actor)))
+            rows.append(row | judge(env, TensorDictSequential(model, *read, actor)))
     return rows
 
 

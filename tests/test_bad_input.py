@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,27 @@ LINE = [
 
 @pytest.mark.parametrize("misuse", [case(misuse) for misuse in LINE])
 def test_misuse_of_the_command_line_ends_with_code_2_and_one_clear_line(tmp_path, monkeypatch, capsys, misuse):
+    ends_with_one_clear_line("vmas", tmp_path, monkeypatch, capsys, misuse)
+
+
+SMAX_LINE = [
+    line("env.map=4m", "Known: ", "Unknown environment 'smax/4m'", "did you mean 'smax/8m'"),
+    line("env.state_target=both", "Known: ", "Unknown state_target 'both'", "absolute, relative"),
+    line("env.enemy_types=x", "Known: ", "Unknown enemy_types 'x'", "mirrored, independent"),
+    line("env.map=3m env.enemy_types=independent", "for the smacv2_* scenarios", "=independent", "of 3m are fixed"),
+    line("env.sight_range=0", "env.sight_range must be a number above 0", "got 0", "the default is null"),
+    line("+env.kwargs.colour=red", "Known: ", "Unknown argument of SMAX 'colour'", "walls_cause_death"),
+    line("+env.kwargs.fast_pusch=false", "Known: ", "'fast_pusch'", "did you mean 'fast_push'"),
+]
+
+
+@pytest.mark.skipif(find_spec("jaxmarl") is None, reason="jaxmarl is missing: pip install -e '.[smax]'")
+@pytest.mark.parametrize("misuse", [case(misuse) for misuse in SMAX_LINE])
+def test_misuse_of_smax_ends_with_code_2_and_one_clear_line(tmp_path, monkeypatch, capsys, misuse, jaxmarl_in_silence):
+    ends_with_one_clear_line("smax", tmp_path, monkeypatch, capsys, misuse)
+
+
+def ends_with_one_clear_line(script, tmp_path, monkeypatch, capsys, misuse):
     if misuse.before is not None:
         misuse.before(tmp_path)
     resumes = any(entry.startswith("resume") for entry in misuse.do)
@@ -148,7 +170,7 @@ def test_misuse_of_the_command_line_ends_with_code_2_and_one_clear_line(tmp_path
     given += [] if any(entry.startswith("output") for entry in given) else [f"output={tmp_path / 'run'}"]
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
-    code = run(monkeypatch, "vmas", *start, *given)
+    code = run(monkeypatch, script, *start, *given)
     lines = [text for text in capsys.readouterr().err.splitlines() if text.strip()]
     assert code == 2, lines
     assert [text for text in lines if text.startswith("error: ")] == lines[-1:], lines

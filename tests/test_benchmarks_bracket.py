@@ -1,17 +1,154 @@
-"""The bracket: what it leaves of a run that has ended, and of one that has not."""
+"""The bracket: its commands, its tables against numbers worked out by hand, and what it leaves of a run."""
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
+from pathlib import Path
 
 import pytest
-from benchmark_scripts import load
+from benchmark_scripts import load, run
+
+from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.training.config import compose
+
+
+@pytest.fixture
+def bracket(monkeypatch):
+    return load(monkeypatch, "bracket")
+
+
+def entry(arguments: list[str], name: str) -> str | None:
+    values = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
+    return values[-1] if values else None
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "overrides", "folder"),
+    [
+        ("globediff", [], "dataset-seed0"),
+        ("globediff+algorithm.reads=sample", ["training.lr=1e-3"], "dataset-seed0"),  # the same x and world
+        # as they were always called, or what lies there would be collected anew
+        ("mappo+env.hide=null", [], "dataset-env.hide-null-seed0"),
+        ("globediff+algorithm.aux=joint_history", [], "dataset-aux-joint_history-seed0"),
+        ("globediff+env.hide=null", ["env.max_steps=20"], "dataset-env.hide-null-env.max_steps-20-seed0"),
+        # another world behind a second dot, a decimal point or a bracket
+        ("globediff", ["+env.kwargs.box=0.3"], "dataset-env.kwargs.box-0.3-seed0"),
+        ("globediff++env.kwargs.box=0.3", [], "dataset-env.kwargs.box-0.3-seed0"),
+        ("globediff", ["env.sight_range=6.5"], "dataset-env.sight_range-6.5-seed0"),
+        ("globediff", ["env.hide=[*.offset,line.*]"], "dataset-env.hide-_.offset_line._-seed0"),
+    ],
+)
+def test_each_x_and_world_has_offline_data_of_its_own(bracket, tmp_path, algorithm, overrides, folder):
+    arguments = bracket.command("hunt", algorithm, 0, tmp_path, overrides)[1]
+    assert Path(entry(arguments, "pretrain.dataset")) == tmp_path / "hunt" / folder
+
+
+def test_a_command_is_one_that_the_configuration_takes(bracket):
+    variant = "globediff++env.kwargs.box=0.3+algorithm.reads=sample+env.hide=null"
+    output, (python, script, *arguments) = bracket.command("hunt", variant, 3, Path("runs"), ["training.lr=1e-3"])
+    assert (python, Path(script).name) == (sys.executable, "vmas.py")
+    assert output == Path("runs/hunt/globediff++kwargs.box-0.3+reads-sample+hide-null/seed3")
+    config = compose("vmas", arguments)
+    assert (config.algorithm.name, config.algorithm.reads, config.env.scenario) == ("globediff", "sample", "hunt")
+    assert (config.env.hide, dict(config.env.kwargs), config.seed) == (None, {"box": 0.3}, 3)
+    assert (config.training.lr, config.output) == (1e-3, str(output))
+
+
+@pytest.mark.parametrize(("env", "x"), [("hunt", "joint_history"), ("sonar", "joint"), ("smax/3m", "history")])
+def test_x_direct_is_the_policy_that_reads_the_x_of_the_environment(bracket, tmp_path, env, x):
+    output, arguments = bracket.command(env, "x_direct", 0, tmp_path, [])
+    assert entry(arguments, "algorithm") == f"mappo_{x}"
+    assert output == tmp_path / env.rpartition("/")[2] / "x_direct" / "seed0"
+
+
+def test_the_length_of_a_run_is_the_brackets_own_on_vmas_and_the_familys_elsewhere(bracket, tmp_path):
+    hunt, smax = (bracket.command(env, "mappo", 0, tmp_path, [])[1] for env in ("hunt", "smax/3m"))
+    assert int(entry(hunt, "total_frames")) == 36 * 128 * PRESETS["hunt"].max_steps
+    assert entry(smax, "total_frames") is None and entry(smax, "env.map") == "3m"
+
+
+def finished_run(folder: Path, columns: dict[str, list], complete: bool = True, **summary) -> None:
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps({"complete": complete, **summary}))
+    with (folder / "progress.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values()))
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Two seeds of one algorithm and one of another; a run that was stopped; numbers that are easy to average."""
+    frames = list(range(1, 11))
+    for seed, last in enumerate(([1, 2, 6], [4, 5, 6])):  # means 3 and 5
+        columns = {"frames": frames, "return": [100] * 7 + last, "success": [0] * 8 + [0.25, 0.75]}  # 2 of 10 rows
+        finished_run(
+            tmp_path / "hunt" / "globediff" / f"seed{seed}",
+            columns,
+            seed=seed,
+            frames=10,
+            frames_per_second=1000.0 + 1000 * seed,
+            infer_share=0.25 + 0.5 * seed,
+        )
+    finished_run(tmp_path / "hunt" / "mappo" / "seed0", {"frames": frames, "return": [7.0] * 9 + [""]}, seed=0)
+    finished_run(tmp_path / "hunt" / "mappo" / "seed1", {"frames": frames, "return": [9.0] * 10}, complete=False)
+    return tmp_path
+
+
+def test_a_row_is_of_a_finished_run_the_mean_of_its_last_batches(bracket, study):
+    rows = {(row["algorithm"], row["seed"]): row for row in bracket.collect(study)}
+    assert set(rows) == {("globediff", 0), ("globediff", 1), ("mappo", 0)}
+    assert [rows["globediff", seed]["return_last"] for seed in (0, 1)] == [3.0, 5.0]
+    assert [rows["globediff", seed]["success_last"] for seed in (0, 1)] == [0.5, 0.5]
+    assert (rows["mappo", 0]["return_last"], rows["mappo", 0]["success_last"]) == (7.0, "")
+    assert all(set(row) == set(bracket.COLUMNS) and row["env"] == "hunt" for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("values", "cells"),
+    [
+        ([3.0, 5.0], "4.00 | 3.00 to 5.00"),  # each mean of two is 3 or 5 in a quarter of the resamples
+        (["3.0", "5.0", ""], "4.00 | 3.00 to 5.00"),
+        ([2.5] * 5, "2.50 | 2.50 to 2.50"),
+        ([0.125], "0.12 | one seed"),
+        (["", ""], "- | -"),
+        ([], "- | -"),
+    ],
+)
+def test_a_cell_is_the_mean_over_seeds_and_its_interval(bracket, values, cells):
+    assert bracket._mean_and_interval(values) == cells
+
+
+@pytest.mark.parametrize("quantity", ["return", "success"])
+def test_the_tables_are_written_also_where_a_preset_lacks_what_the_curves_show(monkeypatch, study, quantity):
+    assert run(monkeypatch, "bracket", "--table-only", "--output", str(study), "--curve", quantity) is None
+    assert (study / "table.md").read_text().splitlines()[2:] == [
+        "| hunt | globediff | 2 | 4.00 | 3.00 to 5.00 | 0.50 | 0.50 to 0.50 | 1,500 | 50% |",
+        "| hunt | mappo | 1 | 7.00 | one seed | - | - | 0 | 0% |",
+    ]
+    with (study / "runs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["algorithm"], row["seed"], row["return_last"]) for row in rows] == [
+        ("globediff", "0", "3"),
+        ("globediff", "1", "5"),
+        ("mappo", "0", "7"),
+    ]
+    assert all((study / name).read_bytes()[:4] == b"\x89PNG" for name in ("bracket.png", "curves.png"))
+
+
+def test_the_curves_are_of_finished_runs_and_leave_out_what_was_not_measured(bracket, study):
+    found = bracket.curves(study, "success")
+    assert set(found) == {("hunt", "globediff"), ("hunt", "mappo")}
+    assert found["hunt", "globediff"][1][-2:] == [(9.0, 0.25), (10.0, 0.75)]
+    assert found["hunt", "mappo"] == [[]]
+    assert bracket.curves(study, "return")["hunt", "mappo"] == [[(float(frame), 7.0) for frame in range(1, 10)]]
 
 
 @pytest.mark.parametrize(("code", "complete", "kept"), [(0, True, False), (0, False, True), (1, True, True)])
-def test_only_a_run_that_has_ended_well_gives_up_its_checkpoints(monkeypatch, tmp_path, code, complete, kept):
-    bracket, output = load(monkeypatch, "bracket"), tmp_path / "run"
+def test_only_a_run_that_has_ended_well_gives_up_its_checkpoints(bracket, tmp_path, code, complete, kept):
+    output = tmp_path / "run"
     (output / "checkpoints" / "checkpoint-1").mkdir(parents=True)
     (output / "policy.safetensors").touch()
     (output / "summary.json").write_text(json.dumps({"complete": complete}))

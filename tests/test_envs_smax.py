@@ -35,16 +35,29 @@ def test_one_compilation_serves_all_steps_and_all_resets(marines):
     assert (battles.step._cache_size(), battles.reset._cache_size()) == (1, 1)
 
 
-def test_what_is_hidden_is_zero_and_the_rest_is_untouched(marines):
-    plain = make_env("smax/3m", num_envs=B, seed=0, hide=None, state_target="relative")
-    masked, seen = played(marines, 30), played(plain, 30)
-    columns = marines.task.observation_layout.select(["enemy_*.health", "enemy_*.type"])
-    kept = torch.ones(marines.task.observation_layout.size, dtype=torch.bool)
+@pytest.mark.parametrize(("name", "num_envs"), [("3m", B), ("smacv2_5_units", 4)])
+def test_what_is_hidden_is_zero_and_the_rest_is_untouched(name, num_envs):
+    """Where the types are fixed, and where they are drawn for each battle; jax compiles neither anew."""
+    options = {"num_envs": num_envs, "seed": 0, "state_target": "relative"}
+    env, plain = make_env(f"smax/{name}", **options), make_env(f"smax/{name}", **options, hide=None)
+    masked, seen = played(env, 30), played(plain, 30)
+    types, _, _ = simulator_values(plain)
+    assert (types != types[0]).any() == (name != "3m")
+    layout = env.task.observation_layout
+    columns = layout.select(["enemy_*.health", "enemy_*.type"])
+    kept = torch.ones(layout.size, dtype=torch.bool)
     kept[columns] = False
-    assert (masked[keys.OBSERVATION][..., columns] == 0).all() and (seen[keys.OBSERVATION][..., columns] != 0).any()
-    assert torch.equal(masked[keys.OBSERVATION][..., kept], seen[keys.OBSERVATION][..., kept])
-    assert torch.equal(masked[keys.STATE], seen[keys.STATE])
-    assert "agents.enemy_*.health, agents.enemy_*.type" in describe_hidden(marines.task)
+    for one, other in ((masked, seen), (masked["next"], seen["next"])):
+        assert (one[keys.OBSERVATION][..., columns] == 0).all()
+        assert (other[keys.OBSERVATION][..., layout.select("enemy_*.health")] != 0).any()
+        assert (other[keys.OBSERVATION][..., layout.select("enemy_*.type")] != 0).any()
+        assert torch.equal(one[keys.OBSERVATION][..., kept], other[keys.OBSERVATION][..., kept])
+    built_of_it = {"observation", "aux_observation"}
+    same = [key for key in seen.keys(True, True) if not built_of_it & {*(key if isinstance(key, tuple) else (key,))}]
+    assert {keys.STATE, keys.TARGET_STATE, keys.ACTION_MASK, ("next", *keys.REWARD), ("next", "success")} <= set(same)
+    for key in same:
+        assert torch.equal(masked[key], seen[key]), key
+    assert "agents.enemy_*.health, agents.enemy_*.type" in describe_hidden(env.task)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +138,15 @@ def test_a_seed_is_a_battle(marines):
     first, again, other = played(marines, 25), played(marines, 25), played(marines, 25, seed=1)
     assert torch.equal(first["next", "state"], again["next", "state"])
     assert not torch.equal(first["state"], other["state"])
+
+
+def test_the_first_battles_of_a_seed_are_the_same_whatever_their_number(marines):
+    """Only their keys are compared, of which all else is a function: other numbers of battles would be compiled."""
+    few = make_env("smax/3m", num_envs=3, state_target="relative")
+    for env in (marines, few):
+        env.set_seed(7)
+    assert len(marines.base_env._keys.tolist()) == B and len(set(map(tuple, marines.base_env._keys.tolist()))) == B
+    assert marines.base_env._keys.tolist()[:3] == few.base_env._keys.tolist()
 
 
 def test_tensors_do_not_change_afterwards(marines):

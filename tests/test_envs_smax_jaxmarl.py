@@ -19,6 +19,31 @@ def test_all_of_jaxmarls_scenarios_are_listed():
     assert set(SCENARIOS) == set(MAP_NAME_TO_SCENARIO)
 
 
+@pytest.mark.parametrize(("scenario", "num_envs"), [("3m", B), ("smacv2_5_units", 4)])
+def test_a_reset_equals_that_of_jaxmarl(scenario, num_envs):
+    """Same key, same battle: of each battle's key the second half is handed to jaxmarl's ``reset``."""
+    import jax
+    from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
+
+    env = make_env(f"smax/{scenario}", num_envs=num_envs, hide=None, aux=None, seed=3, state_target="relative")
+    theirs = HeuristicEnemySMAX(scenario=map_name_to_scenario(scenario))
+    start = jax.vmap(jax.random.split)(env.base_env._keys)[:, 1]
+    td = env.reset()
+    observation, state = jax.jit(jax.vmap(theirs.reset))(start)
+    for i, agent in enumerate(theirs.agents):
+        seen = torch.from_dlpack(observation[agent])
+        torch.testing.assert_close(td[keys.OBSERVATION][:, i], seen, atol=1e-6, rtol=0)
+    check_state(env, td["state"], torch.from_dlpack(observation["world_state"]), theirs)
+    ours, expected = jax.tree.leaves(env.base_env._battle[0]), jax.tree.leaves(state)
+    assert len(ours) == len(expected)
+    for one, other in zip(ours, expected):
+        torch.testing.assert_close(
+            torch.from_dlpack(one), torch.from_dlpack(other), atol=1e-6, rtol=0, check_dtype=False
+        )
+    positions = torch.from_dlpack(state.state.unit_positions)
+    assert len(positions.flatten(1).unique(dim=0)) == num_envs, "the battles differ"
+
+
 @pytest.mark.parametrize(
     ("scenario", "enemy_shoots"),
     [("3m", True), ("2s3z", True), ("smacv2_5_units", True), ("3m", False), ("smacv2_5_units", False)],
@@ -71,6 +96,32 @@ def test_steps_equal_those_of_jaxmarl(scenario, enemy_shoots):
         assert (ends["terminated"] & ~ends["success"]).any()
     else:
         assert ends["success"].any() and ends["truncated"].any() and (ends["terminated"] == ends["success"]).all()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_scenario_is_built_with_the_sizes_of_jaxmarls_own(scenario, monkeypatch):
+    """Ours leaves out of jaxmarl's world state each unit's side, its type's number, and where the types are fixed the
+    one-hot code, for which a bit for life stands."""
+    from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
+
+    from globediff_torchrl.envs import smax_battle
+
+    # make_battles keeps the last few: these would push out what the other tests have compiled
+    monkeypatch.setattr(smax_battle, "make_battles", smax_battle.Battles)
+    env = make_env(f"smax/{scenario}", num_envs=2, hide=None, aux=None)
+    theirs = HeuristicEnemySMAX(scenario=map_name_to_scenario(scenario))
+    agents, units = len(theirs.agents), theirs.num_allies + theirs.num_enemies
+    size = theirs.observation_spaces["ally_0"].shape[0]
+    assert env.observation_spec[keys.OBSERVATION].shape == (2, agents, size)
+    assert env.task.observation_layout.size == size
+    actions = {theirs.action_spaces[agent].n for agent in theirs.agents}
+    assert env.full_action_spec[keys.ACTION].shape == (2, agents)
+    assert {env.full_action_spec[keys.ACTION].space.n, env.observation_spec[keys.ACTION_MASK].shape[-1]} == actions
+    types = theirs.unit_type_bits
+    left_out = 2 * units if theirs.smacv2_unit_type_generation else (2 + types - 1) * units
+    assert env.observation_spec[keys.STATE].shape == (2, theirs.state_size - left_out)
+    assert env.task.state_layout.size == theirs.state_size - left_out
+    assert len(env.task.state_layout.entities) == units
 
 
 def check_state(env, state, world, theirs):

@@ -16,6 +16,20 @@ def test_rows_come_back_as_text_and_what_is_lacking_is_empty(tmp_path):
         write_rows(path, ("map",), [{"wall": 1}])
 
 
+def test_rows_that_cannot_be_written_leave_the_earlier_ones_whole(tmp_path):
+    path = tmp_path / "rows.csv"
+    write_rows(path, ("ms",), [{"ms": 1}])
+
+    def interrupted():
+        yield {"ms": 2}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(path, ("ms",), interrupted())
+    assert read_rows(path) == [{"ms": "1"}]
+    assert [left.name for left in tmp_path.iterdir()] == ["rows.csv"]
+
+
 def test_a_table_has_as_many_cells_in_every_line():
     assert markdown_table(["a", "b"], [["1", "2"], ["3", "4"]]).splitlines() == [
         "| a | b |",

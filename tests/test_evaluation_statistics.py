@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from globediff_torchrl.evaluation.figures import bracket_figure, learning_curve, study_curves
-from globediff_torchrl.evaluation.statistics import bootstrap_interval, interquartile_mean
+from globediff_torchrl.evaluation.statistics import bootstrap_interval
 
 PNG = b"\x89PNG"
 
@@ -47,21 +47,6 @@ def test_the_interval_repeats_and_grows_with_its_level(values):
     narrow, wide = (bootstrap_interval(values, level, resamples=300) for level in (0.5, 0.95))
     assert wide == bootstrap_interval(values, 0.95, resamples=300)
     assert min(values) - 1e-9 <= wide[0] <= narrow[0] <= narrow[1] <= wide[1] <= max(values) + 1e-9
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([1, 2, 3, 4], 2.5),  # the two in the middle
-        ([100, 0, 5, 7], 6.0),  # sorted first, outliers left out
-        ([3.0], 3.0),
-        ([1, 2, 9], (1 / 12 * 1 + 1 / 3 * 2 + 1 / 12 * 9) / (1 / 2)),  # a twelfth of the first and the last third
-        ([0, 1, 2, 3, 4], 2.0),
-        ([0, 0, 1, 4, 50], (0.75 * 0 + 1 + 0.75 * 4) / 2.5),  # weights 0, .75, 1, .75, 0
-    ],
-)
-def test_the_interquartile_mean_weighs_the_middle_half(values, expected):
-    assert interquartile_mean(values) == pytest.approx(expected)
 
 
 def test_a_learning_curve_is_a_picture_also_without_any_point(tmp_path):

@@ -38,13 +38,6 @@ def test_select_takes_patterns_and_keeps_the_order(layout):
     assert layout.select(["line.touched", "*.position"]).tolist() == [0, 1, 4, 5, 11]
 
 
-def test_of_kind_gives_all_numbers_of_a_kind(layout):
-    assert layout.of_kind("position").tolist() == [0, 1, 4, 5]
-    assert layout.of_kind("health").tolist() == []
-    with pytest.raises(UserError, match="did you mean 'position'"):
-        layout.of_kind("positions")
-
-
 def test_tokens_put_a_feature_into_the_same_columns_of_every_entity(layout):
     assert layout.entities == ("agent_0", "line")
     assert layout.tokens().tolist() == [

@@ -1,8 +1,10 @@
 """Prior and posterior of the latent."""
 
+import pytest
 import torch
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
+from globediff_torchrl.evaluation.distances import energy_distance
 from globediff_torchrl.state_models.latent import (
     LatentPosterior,
     LatentPrior,
@@ -10,6 +12,7 @@ from globediff_torchrl.state_models.latent import (
     gaussian_kl,
     sample_gaussian,
 )
+from globediff_torchrl.state_models.latent_mixture import MixturePrior
 
 
 def test_kl_equals_that_of_torch_distributions():
@@ -45,3 +48,61 @@ def test_samples_have_the_given_moments_and_pass_the_gradient():
 def test_active_units_counts_the_dims_whose_mean_varies():
     means = torch.stack([torch.randn(200), torch.zeros(200), 0.05 * torch.randn(200), torch.full((200,), 3.0)], -1)
     assert active_units(means) == 1
+
+
+@pytest.fixture
+def mixture():
+    """A prior of three Gaussians in two dims that lie apart, and torch's own distribution of it at each x."""
+    torch.manual_seed(3)
+    prior = MixturePrior(4, 2, modes=3, width=16)
+    with torch.no_grad():
+        prior.net[-1].weight.mul_(60)
+        prior.net[-1].bias.split(prior.sizes)[1].mul_(3)
+
+    def reference(x):
+        log_weight, mean, log_variance = prior(x)
+        gaussians = Independent(Normal(mean, (log_variance / 2).exp()), 1)
+        return MixtureSameFamily(Categorical(logits=log_weight), gaussians)
+
+    return prior, reference
+
+
+@torch.no_grad()
+def test_draws_of_the_mixture_are_distributed_as_torchs_own(mixture):
+    prior, reference = mixture
+    x = torch.randn(5, 4)
+    z = prior.draw(x, torch.randn(5, 4000, prior.noise_size))
+    same, other = reference(x).sample((4000,)).transpose(0, 1), reference(-x).sample((4000,)).transpose(0, 1)
+    assert energy_distance(z, same).max() < 0.01
+    assert energy_distance(z, other).max() > 0.1
+    log_weight, mean, _ = prior(x)
+    heaviest = mean[torch.arange(5), log_weight.argmax(-1)]
+    assert torch.equal(prior.draw(x, None)[:, 0], heaviest)
+
+
+@torch.no_grad()
+def test_the_mixtures_kl_is_a_bound_and_close_where_one_gaussian_holds_q(mixture):
+    prior, reference = mixture
+    x = torch.randn(6, 4)
+    wide = torch.randn(6, 2), torch.randn(6, 2)
+    log_weight, mean, log_variance = prior(x)
+    inside = mean[:, 0], log_variance[:, 0] - 4  # narrow, in the middle of the first Gaussian
+    for q, slack in ((wide, None), (inside, 0.05)):
+        z = sample_gaussian(*(t.expand(20_000, -1, -1) for t in q))
+        log_q = Independent(Normal(q[0], (q[1] / 2).exp()), 1).log_prob(z)
+        exact = (log_q - reference(x).log_prob(z)).mean(0)
+        assert (prior.kl(q, x) > exact - 0.05).all()
+        if slack:
+            torch.testing.assert_close(prior.kl(q, x), exact, atol=slack, rtol=0)
+    one = (mean[:, 0], log_variance[:, 0]), (mean[:, 1], log_variance[:, 1])
+    assert (prior.kl(one[0], x) <= -log_weight[:, 0] + 1e-4).all()  # never more than naming the Gaussian costs
+
+
+def test_one_mode_is_the_gaussian_prior():
+    prior = MixturePrior(4, 3, modes=1, width=16)
+    x, q = torch.randn(7, 4), (torch.randn(7, 3), torch.randn(7, 3))
+    _, mean, log_variance = prior(x)
+    torch.testing.assert_close(prior.kl(q, x), gaussian_kl(q, (mean[:, 0], log_variance[:, 0])))
+    noise = torch.randn(7, 2, prior.noise_size)
+    expected = sample_gaussian(mean, log_variance, noise[..., :3])
+    torch.testing.assert_close(prior.draw(x, noise), expected)

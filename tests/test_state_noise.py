@@ -54,6 +54,18 @@ def test_deterministic_draws_at_almost_the_same_x_are_posterior_samples():
     assert energy_distance(repeatable[INFERRED].flatten(0, 1).mean(0).expand(2, S), fresh[0]).item() > 0.3 * spread
 
 
+@pytest.mark.parametrize("noise", ["fresh", "fixed"])
+def test_deterministic_samples_are_as_wide_as_random_ones_where_the_last_step_leaves_noise_out(noise):
+    model = make(diffusion_steps=1, noise=noise, num_samples=200)
+    model.final_scale.fill_(0.7)
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        with_it, again = model(batch(50))[HYPOTHESES], model(batch(50))[HYPOTHESES]
+        model.final_noise = False
+        without = model(batch(50))[HYPOTHESES]
+    assert torch.equal(with_it, again)
+    assert abs((with_it - without).std().item() - 0.7) < 0.05
+
+
 def test_the_hash_sees_the_smallest_change_of_one_number_and_not_the_sign_of_zero():
     noise = RepeatableNoise(1, x_size=30, size=4)
     x = torch.zeros(1, 30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,10 @@ from tensordict import TensorDict
 
 from globediff_torchrl import UserError
 from globediff_torchrl import keys as k
+from globediff_torchrl.errors import TrainingError
 from globediff_torchrl.state_models import MLPStateModel, fit
+from globediff_torchrl.training.assembly import simulator_arguments
+from globediff_torchrl.training.config import compose
 from globediff_torchrl.training.dataset import PairWriter, load_dataset, pairs
 from globediff_torchrl.training.hooks import StateModelUpdate
 
@@ -200,6 +204,18 @@ def test_without_pretraining_the_model_is_standardised_by_a_first_rollout(fast_t
     assert torch.equal(raw.state_mean, model.state_mean)  # the copy that is trained reads the same units
 
 
+def test_a_batch_with_nan_in_anything_that_is_trained_on_is_refused_by_its_name(fast_trainer):
+    trainer = fast_trainer("globediff", "pretrain.steps=0", iterations=1)
+    batch = trainer.env.rollout(2, trainer.team.policy, break_when_any_done=False)
+    batch.set(k.HYPOTHESES, batch[k.INFERRED_STATE].unsqueeze(-2).clone())
+    names = [k.OBSERVATION, k.AUX_OBSERVATION, ("next", *k.REWARD), k.STATE, k.INFERRED_STATE]
+    for name in [*names, k.INFERRED_BLEND, k.INFERRED_MEAN, k.HYPOTHESES]:  # the default actor reads the blend
+        poisoned = batch.clone()
+        poisoned[name].view(-1)[0] = torch.nan
+        with pytest.raises(TrainingError, match=re.escape(f"NaN or infinite numbers in {name} (")):
+            trainer._process_batch_hook(poisoned)
+
+
 def test_the_policy_update_leaves_the_state_model_alone(fast_trainer):
     trainer = fast_trainer("globediff", "state_model_update.steps=0", iterations=2)
     seen = []
@@ -233,6 +249,49 @@ def test_a_dataset_of_another_environment_is_refused_by_name(fast_trainer, tmp_p
     other = fast_trainer("globediff", f"pretrain.dataset={tmp_path / 'first' / 'dataset'}", env="vmas/gates")
     with pytest.raises(UserError, match=r"has env = 'vmas/hunt', but this run needs 'vmas/gates'"):
         other.train()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("+env.kwargs.box=0.3", r"has kwargs = \{'continuous_actions': True\}, but this run needs \{'box': 0\.3, "),
+        ("env.max_steps=20", "has max_steps = 10, but this run needs 20"),
+    ],
+)
+def test_a_dataset_of_another_world_is_refused_also_in_the_runs_own_folder(fast_trainer, override, says):
+    fast_trainer("globediff", iterations=1).train()
+    with pytest.raises(UserError, match=f"{says}.*delete the folder"):
+        fast_trainer("globediff", override, iterations=1).train()
+
+
+def test_a_dataset_of_the_same_world_is_used_again_though_its_copies_differ(fast_trainer, tmp_path):
+    first = ["+env.kwargs.box=0.3", "+env.kwargs.n_agents=2"]
+    fast_trainer("globediff", *first, iterations=1).train()
+    before = (tmp_path / "run" / "dataset" / "dataset.json").stat().st_mtime_ns
+    fast_trainer("globediff", *reversed(first), "env.num_envs=4", iterations=1).train()
+    assert (tmp_path / "run" / "dataset" / "dataset.json").stat().st_mtime_ns == before
+
+
+def test_the_simulators_arguments_are_those_that_change_the_world_in_one_order_as_json_gives_them():
+    family, overrides = "smax", ["+env.kwargs.walls_cause_death=false", "+env.kwargs.enemy_shoots=false"]
+    here = simulator_arguments(compose(family, [*overrides, "env.num_envs=7", "env.sight_range=6.5"]))
+    assert list(here.items()) == [
+        *(("enemy_shoots", False), ("enemy_types", "mirrored"), ("sight_range", 6.5)),
+        *(("state_target", "relative"), ("walls_cause_death", False)),
+    ]
+    smac = [simulator_arguments(compose("smac", given)) for given in ([], ["env.retries=9", "env.step_timeout=5"])]
+    assert smac[0] == smac[1] and "sight_range" not in smac[0]
+    assert smac[0] != simulator_arguments(compose("smac", ["env.time_limit=truncated"]))
+    nested = simulator_arguments(compose("vmas", ["+env.kwargs.b={1:[2,3]}", "+env.kwargs.a=null"]))
+    assert list(nested) == ["a", "b", "continuous_actions"] and nested["b"] == {"1": [2, 3]}
+
+
+@pytest.mark.parametrize("name", ["kwargs", "max_steps"])
+def test_a_dataset_described_before_there_was_such_a_name_stays_usable(tmp_path, name):
+    written(tmp_path / "data").finish({"env": "a"})
+    assert load_dataset(tmp_path / "data", {"env": "a", name: "here"}) is not None
+    with pytest.raises(UserError, match="has aux = None"):
+        load_dataset(tmp_path / "data", {"env": "a", name: "here", "aux": "joint"})
 
 
 def written(path, frames=6):

@@ -123,12 +123,6 @@ class FeatureLayout:
         """Indices ``[k]`` (long) of the numbers whose features match; see :meth:`match`."""
         return self._indices(self.match(patterns))
 
-    def of_kind(self, kind: str) -> torch.Tensor:
-        """Indices ``[k]`` (long) of the numbers of one kind; empty where there are none."""
-        if kind not in KINDS:
-            raise unknown("feature kind", kind, KINDS)
-        return self._indices(feature for feature in self.features if feature.kind == kind)
-
     def tokens(self) -> torch.Tensor:
         """Indices ``[entities, channels]`` (long), one row an entity, -1 where an entity lacks the feature.
 

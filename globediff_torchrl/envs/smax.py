@@ -240,6 +240,7 @@ def _check_kwargs(module: Any, kwargs: dict[str, Any]) -> None:
     taken = set()
     for kind in module.SIMULATORS:
         taken |= {p.name for p in inspect.signature(kind.__init__).parameters.values() if p.kind != p.VAR_KEYWORD}
+    taken -= set(OURS)
     for name in kwargs:
-        if name not in taken - set(OURS):
-            raise unknown("argument of SMAX", name, sorted(taken - set(OURS)))
+        if name not in taken:
+            raise unknown("argument of SMAX", name, sorted(taken | {"fast_push"}))

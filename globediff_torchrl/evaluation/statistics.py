@@ -28,11 +28,3 @@ def bootstrap_interval(
     means = values[generator.integers(0, len(values), (resamples, len(values)))].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def interquartile_mean(values: Sequence[float]) -> float:
-    """Mean of the middle half of the values (Agarwal et al. 2021), with fractional weights at its ends."""
-    ordered = np.sort(np.asarray(values, dtype=float))
-    edges = np.arange(len(ordered) + 1) / len(ordered)
-    weights = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, None)
-    return float((weights * ordered).sum() / weights.sum())

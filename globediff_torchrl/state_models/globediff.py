@@ -12,7 +12,8 @@ from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
-from globediff_torchrl.state_models.latent import LatentPosterior, LatentPrior, mlp, sample_gaussian
+from globediff_torchrl.state_models.latent import LatentPosterior, LatentPrior, mlp
+from globediff_torchrl.state_models.latent_mixture import MixturePrior
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
 from globediff_torchrl.state_models.presets import FIT, PRESETS, complete_settings
 from globediff_torchrl.state_models.reading import as_key, unlocked
@@ -38,8 +39,8 @@ class GlobeDiff(StateModel):
     - ``("agents", "latent")`` ``[*B, n, d_z]``, z of the first hypothesis, where there is a latent.
 
     Under ``ExplorationType.RANDOM`` (or none set) z and the noise come from the global generator. Under DETERMINISTIC,
-    MODE and MEAN they are chosen by a hash of x (:class:`RepeatableNoise`) and the steps add no noise: the result is a
-    function of x alone, whatever the batch, and over many x distributed as samples are.
+    MODE and MEAN they are chosen by a hash of x (:class:`RepeatableNoise`) and the steps between add no noise: the
+    result is a function of x alone, whatever the batch, and over many x distributed as samples are.
 
     Args:
         aux_dim, state_dim: d_x and d_s.
@@ -48,12 +49,13 @@ class GlobeDiff(StateModel):
         schedule: ``"log_snr"``, ``"vp"``, ``"cosine"`` or ``"linear"``; ``schedule_options`` as NoiseSchedule's.
         prediction: ``"x0"``, ``"eps"`` (the paper) or ``"v"``. sampler: ``"ancestral"``, ``"ddim"``, ``"dpmpp"``.
         clip: bound on the estimate of s^0 in the steps, in standardised units.
-        final_noise: under RANDOM, add to s^0 what the last step's mean leaves out, measured by ``update_final_scale``
+        final_noise: add to s^0 what the last step's mean leaves out, measured by ``update_final_scale``
             (at the end of ``fit``). Not the misprint of Eq. 11, which adds beta_1: with one step this is the spread
             inside a mode.
         center: ``"regression"`` diffuses what a regression from x leaves open; ``"none"`` the whole state (the paper).
         center_width: hidden size of that regression, two layers.
         latent_dim: d_z; 0 for no latent. latent_width, latent_layers: of prior and posterior (Table 3).
+        latent_modes: Gaussians in p(z | x): 1 (Eq. 3), or more, between which z chooses first.
         latent_prior: ``"learned"``, or ``"standard"``: no prior network and no KL, z ~ N(0, I) at execution
             (the ablation "w/o p").
         beta_kl: weight of the KL in Eq. 10.
@@ -63,9 +65,11 @@ class GlobeDiff(StateModel):
         dims: how the loss counts the dims of the state, ``"equal"`` (Eq. 10) or ``"open"`` (by the variance that the
             regression leaves open of each).
         num_samples: S. sample: False writes the mean and runs no chain (centred only).
-        deterministic: ``"sample"`` or ``"prior_mean"``, what z is under DETERMINISTIC.
+        deterministic: ``"sample"`` or ``"prior_mean"`` (of several Gaussians the heaviest one's), what z is under
+            DETERMINISTIC.
         noise: ``"fresh"`` draws z and the chain's noise at each call; ``"fixed"`` always takes one vector for all x
-            (common random numbers): a hypothesis is then a continuous function of x, and keeps its mode over time.
+            (common random numbers): a hypothesis is then a function of x, continuous but where z changes its Gaussian,
+            and keeps its mode over time as long as the weights of the modes stay.
         infer_per, aux_key, state_key, inferred_key: as :class:`StateModel`; latent_key, hypotheses_key, mean_key,
             blend_key.
 
@@ -99,6 +103,7 @@ class GlobeDiff(StateModel):
         latent_dim: int | None = None,
         latent_width: int | None = None,
         latent_layers: int | None = None,
+        latent_modes: int | None = None,
         latent_prior: str = "learned",
         beta_kl: float | None = None,
         denoiser: str | None = None,
@@ -157,11 +162,15 @@ class GlobeDiff(StateModel):
         self.final_noise = settings["final_noise"]
         self.register_buffer("final_scale", torch.zeros(d_s))
         size = {"width": settings["latent_width"], "layers": settings["latent_layers"]}
-        learned = d_z > 0 and self.latent_prior == "learned"
-        self.prior = LatentPrior(d_x, d_z, **size) if learned else None
+        self.prior = None
+        if d_z > 0 and self.latent_prior == "learned":
+            modes = settings["latent_modes"]
+            self.prior = LatentPrior(d_x, d_z, **size) if modes == 1 else MixturePrior(d_x, d_z, modes, **size)
         self.posterior = LatentPosterior(d_x, d_s, d_z, **size) if d_z > 0 else None
         self.denoiser = make_denoiser(settings, d_s, d_x, d_z, index)
-        self.repeatable = RepeatableNoise(self.num_samples, d_x, d_s + d_z)
+        # normal numbers that a hypothesis is made from: the chain's start, z, the last step's noise
+        self.noise_sizes = [d_s, d_z if self.prior is None else self.prior.noise_size, d_s if self.final_noise else 0]
+        self.repeatable = RepeatableNoise(self.num_samples, d_x, sum(self.noise_sizes))
 
     def _set_out_keys(self) -> None:
         self.out_keys = [self.inferred_key]
@@ -186,10 +195,10 @@ class GlobeDiff(StateModel):
                 self.write(tensordict, self.inferred_key, restored, lead, n)
                 return tensordict
         random = self.noise == "fresh" and exploration_type() in (ExplorationType.RANDOM, None)
-        start, noise = self._draw_noise(x, random)
+        start, noise, final = self._draw_noise(x, random)
         z = self._draw_latent(x, noise)
         s = self._run_chain(x, z, start, random)
-        noisy = torch.addcmul(s, torch.randn_like(s), self.final_scale) if random and self.final_noise else s
+        noisy = torch.addcmul(s, final, self.final_scale) if self.final_noise else s
         hypotheses = self._uncentre(noisy, mean)
         self.write(tensordict, self.inferred_key, hypotheses[:, 0], lead, n)
         if self.centred:
@@ -202,24 +211,23 @@ class GlobeDiff(StateModel):
             self.write(tensordict, self.latent_key, z[:, 0], lead, n)
         return tensordict
 
-    def _draw_noise(self, x: Tensor, random: bool) -> tuple[Tensor, Tensor]:
-        """What the chain and z are made from, ``[M, S, d_s]`` and ``[M, S, d_z]``."""
-        lead, like = (x.shape[0], self.num_samples), {"device": x.device, "dtype": x.dtype}
+    def _draw_noise(self, x: Tensor, random: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+        """What a hypothesis is made from, ``[M, S, noise_sizes[i]]``; None in the place of z's for the prior's mean."""
+        lead = (x.shape[0], self.num_samples)
         if random:
-            latent = torch.randn(*lead, self.latent_dim, **like)
-            return torch.randn(*lead, self.state_dim, **like), latent
-        noise = self.repeatable.shared.expand(*lead, -1) if self.noise == "fixed" else self.repeatable(x)
-        start, latent = noise.split([self.state_dim, self.latent_dim], -1)
-        return start, torch.zeros_like(latent) if self.deterministic == "prior_mean" else latent
+            noise = torch.randn(*lead, sum(self.noise_sizes), device=x.device, dtype=x.dtype)
+        else:
+            noise = self.repeatable.shared.expand(*lead, -1) if self.noise == "fixed" else self.repeatable(x)
+        start, latent, final = noise.split(self.noise_sizes, -1)
+        return start, latent if random or self.deterministic == "sample" else None, final
 
-    def _draw_latent(self, x: Tensor, noise: Tensor) -> Tensor | None:
+    def _draw_latent(self, x: Tensor, noise: Tensor | None) -> Tensor | None:
         """z ~ p(z | x), ``[M, S, d_z]``."""
         if self.latent_dim == 0:
             return None
         if self.prior is None:
-            return noise
-        mean, log_variance = self.prior(x)
-        return sample_gaussian(mean.unsqueeze(1), log_variance.unsqueeze(1), noise)
+            return x.new_zeros(x.shape[0], self.num_samples, self.latent_dim) if noise is None else noise
+        return self.prior.draw(x, noise).expand(-1, self.num_samples, -1)
 
     def _run_chain(self, x: Tensor, z: Tensor | None, start: Tensor, random: bool) -> Tensor:
         """The diffused part of s^0, ``[M, S, d_s]``: S hypotheses of each x as one batch."""
@@ -281,7 +289,8 @@ class GlobeDiff(StateModel):
             )
         before = saved.get("schedule")
         kept = overrides.get("schedule", before) == before
-        return {**saved, **({} if kept else {"schedule_options": None}), **overrides}
+        # before there was a choice the prior was one Gaussian, whatever the preset takes now
+        return {"latent_modes": 1, **saved, **({} if kept else {"schedule_options": None}), **overrides}
 
     @classmethod
     def from_env(cls, env: Any, preset: str = "tuned", **overrides: Any) -> "GlobeDiff":

@@ -36,6 +36,7 @@ class LatentPrior(_Gaussian):
     """p(z | x): what z to try when only x is known (Eq. 3; Table 3: 3 x 1024 ReLU).
 
     ``forward(x [..., d_x]) -> (mean [..., d_z], log-variance [..., d_z])``, the log-variance clamped to [-8, 4].
+    ``noise_size`` is how many normal numbers :meth:`draw` takes for one z. Several Gaussians: :class:`MixturePrior`.
 
     Example:
         >>> mean, log_variance = LatentPrior(aux_dim=8, latent_dim=16)(torch.randn(5, 8))
@@ -43,9 +44,19 @@ class LatentPrior(_Gaussian):
 
     def __init__(self, aux_dim: int, latent_dim: int = 16, width: int = 1024, layers: int = 3):
         super().__init__(aux_dim, latent_dim, width, layers)
+        self.noise_size = latent_dim
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._split(x)
+
+    def kl(self, q: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
+        """KL(q || p) for q = (mean, log-variance) ``[M, d_z]``, ``[M]``."""
+        return gaussian_kl(q, self(x))
+
+    def draw(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """z ``[M, S, d_z]`` from standard normal ``noise`` of that shape; None takes the mean, ``[M, 1, d_z]``."""
+        mean, log_variance = (t.unsqueeze(1) for t in self(x))
+        return mean if noise is None else sample_gaussian(mean, log_variance, noise)
 
 
 class LatentPosterior(_Gaussian):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from globediff_torchrl.state_models.latent import active_units, gaussian_kl, sample_gaussian
+from globediff_torchrl.state_models.latent import active_units, sample_gaussian
 from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
 from globediff_torchrl.state_models.sampler import training_target
@@ -36,7 +36,8 @@ class GlobeDiffLoss(StateModelLoss):
     Reads what :class:`StateModelLoss` reads.
 
     Writes ``loss_diffusion`` (weighted mean over dims of the squared error), ``loss_kl`` (times beta_KL),
-    ``loss_center``, and detached ``kl`` (nats, summed over latent dims) and ``active_units`` (Burda et al. 2016).
+    ``loss_center``, and detached ``kl`` (nats, summed over latent dims; with
+    ``latent_modes`` above 1 an upper bound) and ``active_units`` (Burda et al. 2016).
 
     The regression's mean enters the diffusion's target detached: each part has its own objective.
 
@@ -80,7 +81,7 @@ class GlobeDiffLoss(StateModelLoss):
             q = model.posterior(x, s)
             z = sample_gaussian(*q)
             if model.prior is not None:
-                kl = masked_mean(gaussian_kl(q, model.prior(x)), weights)
+                kl = masked_mean(model.prior.kl(q, x), weights)
                 out |= {"loss_kl": model.beta_kl * kl, "kl": kl.detach(), "active_units": active_units(q[0].detach())}
         out["loss_diffusion"] = masked_mean(self._denoising_error(x, z, s), weights)
         return out

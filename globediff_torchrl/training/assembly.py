@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from globediff_torchrl.training.checkpoint import (
     SimulatorState,
     make_checkpoint,
 )
+from globediff_torchrl.training.config import GUARD, as_dict
 from globediff_torchrl.training.hooks import Clock, Evaluation, FiniteBatch, InputStatistics, StateModelUpdate
 from globediff_torchrl.training.mappo import Advantages, MAPPOStepper, Minibatches, make_loss, make_optimizer
 from globediff_torchrl.training.metrics import batch_counts, batch_metrics
@@ -44,6 +46,18 @@ from globediff_torchrl.training.trainer import MAPPOTrainer
 from globediff_torchrl.training.true_inferences import TrueInferences, update_reads_truth
 
 LOSS_SETTINGS = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
+FINITE = (
+    keys.OBSERVATION,
+    keys.AUX_OBSERVATION,
+    ("next", *keys.REWARD),
+    keys.STATE,
+    keys.INFERRED_STATE,
+    keys.INFERRED_BLEND,
+    keys.INFERRED_MEAN,
+    keys.HYPOTHESES,
+)
+# entries of env that a dataset's description has by themselves, or that change nothing in it
+BESIDE = {"family", "scenario", "map", "num_envs", "aux", "hide", "history", "max_steps", "kwargs", *GUARD}
 
 
 def batch_frames(config: DictConfig, env: EnvBase) -> int:
@@ -128,7 +142,7 @@ def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int, report: bo
     config, team, loss = trainer.config, trainer.team, trainer.loss_module
     trainer.register_op("batch_process", clock.collected)
     trainer.register_op("batch_process", drop_crashed)
-    FiniteBatch([keys.OBSERVATION, ("next", *keys.REWARD), keys.STATE, keys.INFERRED_STATE]).register(trainer)
+    FiniteBatch(FINITE).register(trainer)
     if update_reads_truth(config.training.update_input):
         TrueInferences(team.actor, trainer.env.task.target_key).register(trainer)
     _advantages(loss).register(trainer)
@@ -172,6 +186,14 @@ def _simulator(trainer: MAPPOTrainer) -> SimulatorState | NewEpisodes:
     return NewEpisodes(trainer.env, trainer.collector, trainer.config.seed)
 
 
+def simulator_arguments(config: DictConfig) -> dict[str, Any]:
+    """What the configuration hands to the simulator, by name, as it comes back from JSON; null is its own default."""
+    entries = as_dict(config.env)
+    given = {name: value for name, value in entries.items() if name not in BESIDE and value is not None}
+    given |= entries["kwargs"] or {}
+    return json.loads(json.dumps({name: given[name] for name in sorted(given, key=str)}, default=str))
+
+
 def _register_state_model(trainer: MAPPOTrainer) -> None:
     config, model = trainer.config, trainer.team.state_model
     update, pretrain = config.state_model_update, config.pretrain
@@ -193,6 +215,8 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
             "asked": pretrain.frames,
             "behaviour": pretrain.behaviour,
             "description": task.description,
+            "max_steps": task.max_steps,
+            "kwargs": simulator_arguments(config),
         },
         model=model,
         collect=lambda writer: behave(config, trainer.output, writer, partial(assemble, report=False)),

@@ -23,6 +23,7 @@ from globediff_torchrl.state_models.reading import read_pairs
 from globediff_torchrl.training.files import allocate, replacing
 
 META = "dataset.json"
+LATER = ("max_steps", "kwargs")  # the descriptions of older datasets lack them
 SIZES = "sizes.json"
 BEGUN = "incomplete"  # lies in the folder until the dataset is complete: what is there may be collected anew
 
@@ -145,7 +146,8 @@ def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> Te
 
     Args:
         path: folder of the dataset.
-        expected: entries that its description must have, e.g. the sizes of x and s.
+        expected: entries that its description must have, e.g. the sizes of x and s; of ``max_steps`` and ``kwargs``,
+            which older descriptions lack, only where it has them.
 
     Raises:
         UserError: the dataset was collected for something else.
@@ -163,6 +165,8 @@ def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> Te
             f"folder to collect it anew."
         ) from error
     for name, value in (expected or {}).items():
+        if name in LATER and name not in description:
+            continue
         if description.get(name) != value:
             raise UserError(
                 f"the dataset in {path} has {name} = {description.get(name)!r}, but this run needs {value!r}. "

@@ -22,7 +22,6 @@ from globediff_torchrl.evaluation.measurements import write_rows
 from globediff_torchrl.state_models import Fitter, StateModel, fit
 from globediff_torchrl.state_models.pairs import random_indices
 from globediff_torchrl.training.dataset import PairWriter, living_rows, load_dataset, pairs
-from globediff_torchrl.training.files import replacing
 
 PROGRESS_FILE = "pretraining.pt"
 CURVE_FILE = "pretraining.csv"
@@ -138,8 +137,7 @@ class Pretraining(TrainerHookBase):
             self.fitter.update_residual_scale(x, s)
 
     def _write(self, history: dict[str, list[float]]) -> None:
-        with replacing(self.output / CURVE_FILE) as part:
-            write_rows(part, list(history), (dict(zip(history, row)) for row in zip(*history.values())))
+        write_rows(self.output / CURVE_FILE, list(history), (dict(zip(history, row)) for row in zip(*history.values())))
 
     def end(self) -> None:
         """Removes the progress file, which is whole until there is a checkpoint to resume from in its place."""

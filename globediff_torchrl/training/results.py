@@ -104,7 +104,10 @@ def load_policy(
     try:
         policy.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit {run / 'config.yaml'}: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{path} does not fit {run / 'config.yaml'}: {str(error).splitlines()[0]} Was either edited, or the run "
+            "made by another version of this package, whose presets had other sizes? Then load it with that version."
+        ) from error
     return env, policy.requires_grad_(False).eval()
 
 
