@@ -136,6 +136,7 @@ def models(steps: int, device: str) -> dict[str, tuple[torch.nn.Module, Callable
     rows = torch.arange(STATE).view(-1, FEATURES)
     sizes = (("mlp", 128), ("mlp", 256), ("mlp", 512), ("gated", 128), ("gated", 256))
     choices = {f"{denoiser}, width {width}": {"denoiser": denoiser, "width": width} for denoiser, width in sizes}
+    choices["mlp, width 128, prior of fast"] = {**choices["mlp, width 128"], "latent_modes": 32}
     choices["U-Net, flat"] = {"denoiser": "unet", "width": 32}
     choices["U-Net, entity tokens"] = {"denoiser": "unet", "width": 32, "tokens": "entity", "token_index": rows}
     found = {}
