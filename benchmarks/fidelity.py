@@ -49,6 +49,8 @@ def _variants() -> dict[str, tuple[type[StateModel], dict]]:
     rows["tuned-K5-no-center"] = (GlobeDiff, {"center": "none"})
     rows["fast-K1-w128"] = (GlobeDiff, {"preset": "fast", "width": 128})  # configs/algorithm/globediff.yaml
     rows["fast-K2"] = (GlobeDiff, {"preset": "fast", "diffusion_steps": 2})
+    rows["fast-K1-one-gaussian"] = (GlobeDiff, {"preset": "fast", "latent_modes": 1})  # the prior of Eq. 3
+    rows["fast-K1-no-z"] = (GlobeDiff, {"preset": "fast", "latent_dim": 0})
     return rows
 
 

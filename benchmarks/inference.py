@@ -29,13 +29,13 @@ from globediff_torchrl.evaluation.inferability import energy_score, spread_over_
 from globediff_torchrl.evaluation.measurements import markdown_table, read_rows, write_rows
 
 HIDDEN = {  # features of the state that no agent observes
-    "vmas/hunt": "target.*",
-    "vmas/trilateration": "goal*",
-    "vmas/gates": "team.bits",
-    "vmas/sonar": "source.*",
-    "vmas/mirror": "goal*",
-    "vmas/relay": "goal*",
-    "vmas/compass": "team.*",
+    "vmas/hunt": ["target.*"],
+    "vmas/trilateration": ["goal*"],
+    "vmas/gates": ["team.bits"],
+    "vmas/sonar": ["source.*"],
+    "vmas/mirror": ["goal*"],
+    "vmas/relay": ["goal*"],
+    "vmas/compass": ["team.*", "agent_*.velocity"],
 }
 COLUMNS = ("env", "seed", "what", "error", "hidden_error", "energy_score", "energy_distance", "spread_over_error")
 
