@@ -136,7 +136,7 @@ def moments(whole: Whole, chance: random.Random) -> dict[str, Callable[[Run], No
 
     def anywhere(run: Run) -> None:
         end = time.monotonic() + chance.uniform(0.15, 0.95) * whole.seconds
-        run.wait(lambda: time.monotonic() > end)
+        run.wait(lambda: time.monotonic() > end and (run.folder / "config.yaml").exists())  # before, there is no run
 
     return {
         "behaviour run": in_behaviour,

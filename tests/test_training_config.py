@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
+import traceback
+from multiprocessing.synchronize import SemLock
 
 import pytest
 from omegaconf import OmegaConf
+from tqdm import tqdm
 
 from globediff_torchrl import UserError, make_trainer
 from globediff_torchrl import keys as k
@@ -176,6 +180,14 @@ def test_every_training_file_trains(training, fast_trainer):
 def test_every_reading_of_the_inference_trains(reads, view, fast_trainer):
     options = [f"algorithm.reads={reads}", f"algorithm.view={view}", "++algorithm.state_model.num_samples=3"]
     assert fast_trainer("globediff", *options, "evaluation.final_episodes=2", iterations=1).train()["complete"]
+
+
+def test_no_part_of_a_run_holds_a_semaphore_that_a_kill_would_leave_behind(fast_trainer, monkeypatch):
+    made = []
+    monkeypatch.setattr(SemLock, "__init__", lambda self, *a, **k: made.append(traceback.format_stack(limit=12)))
+    tqdm.set_lock(threading.RLock())  # as the command line does
+    fast_trainer("globediff", iterations=1).train()
+    assert not made, "".join(made[0])
 
 
 def test_the_frames_are_rounded_up_to_whole_batches(fast_config, tmp_path):

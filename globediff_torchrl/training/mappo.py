@@ -161,7 +161,8 @@ class Minibatches(TrainerHookBase):
             keys.ACTIVE_MASK,
         ]
         self.buffer = TensorDictReplayBuffer(
-            storage=RowStorage(frames, compilable=True),  # no lock of another process: a kill would leak it
+            storage=RowStorage(frames, compilable=True),
+            compilable=True,  # storage and writer: no lock of another process, which a kill would leak
             sampler=SamplerWithoutReplacement(),
             batch_size=frames // minibatches,
         )
