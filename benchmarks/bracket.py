@@ -117,8 +117,7 @@ def curves(folder: Path, quantity: str) -> dict[tuple[str, str], list]:
 
 
 def write(folder: Path, rows: list[dict], quantity: str) -> None:
-    short = [{k: f"{value:.5g}" if isinstance(value, float) else value for k, value in row.items()} for row in rows]
-    write_rows(folder / "runs.csv", COLUMNS, short)
+    write_rows(folder / "runs.csv", COLUMNS, rows, digits=5)
     groups = defaultdict(list)
     for row in rows:
         groups[row["env"], row["algorithm"]].append(row)

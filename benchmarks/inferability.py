@@ -30,6 +30,7 @@ from globediff_torchrl.evaluation.hidden_enemies import battle_reader, judge_ene
 from globediff_torchrl.evaluation.measurements import markdown_table, read_rows, write_rows
 from globediff_torchrl.evaluation.probe import RowPairs, infer_rows
 from globediff_torchrl.evaluation.recorded import Reads, Recorded, record_episodes
+from globediff_torchrl.files import replacing
 
 SCENARIO = "smacv2_5_units"
 UNITS, UNIT_TYPES, ACTIONS = 5, 6, 10
@@ -98,10 +99,11 @@ def run(cell: dict, data: dict[str, Recorded], args) -> dict:
     sizes = tuple(part.shape[1] for part in pairs(rows[:1]))
     model = make_state_model(name, sizes, **settings)
     # what a diffusion leaves open is measured on a tenth of the episodes that is not fitted to, as in pretraining
-    apart = (train.episode[rows[:, 0]] >= 0.9 * cell["episodes"]) & (name == "globediff")
-    measured = RowPairs(model, pairs, rows[apart]) if name == "globediff" else None
-    data_to_fit = RowPairs(model, pairs, rows[~apart])
-    fit(model, data_to_fit, cell["steps"], args.batch, seed=cell["seed"], validation=measured)
+    fitted, measured = rows, None
+    if name == "globediff":
+        apart = train.episode[rows[:, 0]] >= 0.9 * cell["episodes"]
+        fitted, measured = rows[~apart], RowPairs(model, pairs, rows[apart])
+    fit(model, RowPairs(model, pairs, fitted), cell["steps"], args.batch, seed=cell["seed"], validation=measured)
     row = {**cell, "d_x": sizes[0], **judge(model, test, cell, test.some(args.rows, 0))}
     few = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: args.rows // 2]]
     trained = judge(model, train, cell, few)
@@ -119,8 +121,9 @@ def load(args, types: str) -> dict[str, Recorded]:
         env = make_env(f"smax/{SCENARIO}", 128, aux=None, seed=100, enemy_types=types, state_target="relative")
         read = battle_reader(env.task.observation_layout)
         steps = record_episodes(env, policy, read, total, seed=100, label=f"{types} episodes")
-        torch.save(steps.to_dict(), path.with_suffix(".part"))
-        path.with_suffix(".part").rename(path)
+        args.output.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            torch.save(steps.to_dict(), part)
     raw = torch.load(path, weights_only=True)
     kept = raw["episode"] < args.collect
     parts = (("train", kept), ("test", ~kept))
@@ -195,9 +198,8 @@ def main() -> None:
             data, held = load(args, cell["types"]), cell["types"]
         if cell["x"] == "gru":
             give_memory(args, data, cell)
-        row = run(cell, data, args)
-        rows.append({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
-        write_rows(path, COLUMNS, rows)
+        rows.append(run(cell, data, args))
+        write_rows(path, COLUMNS, rows, digits=4)
 
 
 if __name__ == "__main__":

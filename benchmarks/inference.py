@@ -132,7 +132,7 @@ def main() -> None:
             parser.exit(2, f"error: {error}\n")
         same = {(row["env"], row["seed"]) for row in new}
         rows = [row for row in rows if (row["env"], row["seed"]) not in same] + new
-        write_rows(arguments.output, COLUMNS, rows)
+        write_rows(arguments.output, COLUMNS, rows, digits=4)
     numbers = [[f"{float(row[name]):.3f}" if row[name] != "" else "" for name in COLUMNS[3:]] for row in rows]
     print(markdown_table(["env", *COLUMNS[2:]], ([row["env"], row["what"], *n] for row, n in zip(rows, numbers))))
 

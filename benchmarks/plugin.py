@@ -91,7 +91,7 @@ def main() -> None:
     rows: list[dict] = []
     for env, seed in tqdm([(env, seed) for env in arguments.envs for seed in arguments.seeds]):
         rows += measure(arguments.runs, env, seed)
-        write_rows(arguments.runs / "plugin.csv", COLUMNS, rows)
+        write_rows(arguments.runs / "plugin.csv", COLUMNS, rows, digits=4)
     for row in rows:
         print(" ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
 

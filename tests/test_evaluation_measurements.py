@@ -12,6 +12,8 @@ def test_rows_come_back_as_text_and_what_is_lacking_is_empty(tmp_path):
     assert read_rows(path) == [{"map": "3m, small", "ms": "1.5"}, {"map": "MMM", "ms": ""}]
     write_rows(path, ("map", "ms"), [{"map": "25m", "ms": 2}])
     assert read_rows(path) == [{"map": "25m", "ms": "2"}]
+    write_rows(path, ("map", "ms"), [{"map": "1.23456", "ms": 1.23456}], digits=3)
+    assert read_rows(path) == [{"map": "1.23456", "ms": "1.23"}]
     with pytest.raises(ValueError, match="wall"):
         write_rows(path, ("map",), [{"wall": 1}])
 

@@ -18,8 +18,8 @@ from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
 from globediff_torchrl import UserError
+from globediff_torchrl.files import FULL, allocate, disk_trouble, replacing
 from globediff_torchrl.training.checkpoint import FilledRows
-from globediff_torchrl.training.files import FULL, allocate, disk_trouble, replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERY = ["checkpoint.every_frames=80", "checkpoint.keep_last=2"]

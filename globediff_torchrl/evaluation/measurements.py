@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from globediff_torchrl.files import replacing
 
 
 def arguments(description: str, rounds: int, output: str) -> argparse.ArgumentParser:
@@ -32,23 +33,24 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]], digits: int | None = None) -> None:
     """Replaces the file at once, or leaves it as it was, and makes its folder; what a row lacks is left empty.
+
+    Args:
+        digits: significant digits of numbers with a fraction; None writes them in full.
 
     Raises:
         ValueError: a row has something that is no column.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(part, path)
-    except BaseException:  # an interrupt too
-        part.unlink(missing_ok=True)
-        raise
+    with replacing(path) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows if digits is None else (_rounded(row, digits) for row in rows))
+
+
+def _rounded(row: dict[str, Any], digits: int) -> dict[str, Any]:
+    return {name: f"{value:.{digits}g}" if isinstance(value, float) else value for name, value in row.items()}
 
 
 def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

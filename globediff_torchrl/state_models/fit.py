@@ -1,7 +1,6 @@
 """Pretraining: fit a state model to a dataset of (x, s)."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.files import replacing
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.fitter import Fitter
 from globediff_torchrl.state_models.pairs import Pairs, pairs_of
@@ -185,6 +185,5 @@ class _Run:
             "plan": self._plan(), "fitter": self.fitter.state_dict(), "step": self.step, "history": self.history,
             "recent": self.recent, "generator": self.generator.get_state(), "rng": torch.get_rng_state(),
         }  # fmt: skip
-        part = path.with_name(path.name + ".part")
-        torch.save(state, part)
-        os.replace(part, path)
+        with replacing(path) as part:
+            torch.save(state, part)

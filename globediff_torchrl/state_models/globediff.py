@@ -12,8 +12,8 @@ from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
-from globediff_torchrl.state_models.latent import LatentPosterior, LatentPrior, mlp
-from globediff_torchrl.state_models.latent_mixture import MixturePrior
+from globediff_torchrl.state_models.latent import LatentPosterior, mlp
+from globediff_torchrl.state_models.latent_mixture import make_prior
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
 from globediff_torchrl.state_models.presets import FIT, PRESETS, complete_settings
 from globediff_torchrl.state_models.reading import as_key, unlocked
@@ -49,9 +49,8 @@ class GlobeDiff(StateModel):
         schedule: ``"log_snr"``, ``"vp"``, ``"cosine"`` or ``"linear"``; ``schedule_options`` as NoiseSchedule's.
         prediction: ``"x0"``, ``"eps"`` (the paper) or ``"v"``. sampler: ``"ancestral"``, ``"ddim"``, ``"dpmpp"``.
         clip: bound on the estimate of s^0 in the steps, in standardised units.
-        final_noise: add to s^0 what the last step's mean leaves out, measured by ``update_final_scale``
-            (at the end of ``fit``). Not the misprint of Eq. 11, which adds beta_1: with one step this is the spread
-            inside a mode.
+        final_noise: add to s^0 what the last step's mean leaves out, measured by ``update_final_scale`` (at the end of
+            ``fit``). Not the misprint of Eq. 11, which adds beta_1: with one step this is the spread inside a mode.
         center: ``"regression"`` diffuses what a regression from x leaves open; ``"none"`` the whole state (the paper).
         center_width: hidden size of that regression, two layers.
         latent_dim: d_z; 0 for no latent. latent_width, latent_layers: of prior and posterior (Table 3).
@@ -65,8 +64,7 @@ class GlobeDiff(StateModel):
         dims: how the loss counts the dims of the state, ``"equal"`` (Eq. 10) or ``"open"`` (by the variance that the
             regression leaves open of each).
         num_samples: S. sample: False writes the mean and runs no chain (centred only).
-        deterministic: ``"sample"`` or ``"prior_mean"`` (of several Gaussians the heaviest one's), what z is under
-            DETERMINISTIC.
+        deterministic: what z is under DETERMINISTIC, ``"sample"`` or ``"prior_mean"`` (the heaviest Gaussian's).
         noise: ``"fresh"`` draws z and the chain's noise at each call; ``"fixed"`` always takes one vector for all x
             (common random numbers): a hypothesis is then a function of x, continuous but where z changes its Gaussian,
             and keeps its mode over time as long as the weights of the modes stay.
@@ -162,10 +160,8 @@ class GlobeDiff(StateModel):
         self.final_noise = settings["final_noise"]
         self.register_buffer("final_scale", torch.zeros(d_s))
         size = {"width": settings["latent_width"], "layers": settings["latent_layers"]}
-        self.prior = None
-        if d_z > 0 and self.latent_prior == "learned":
-            modes = settings["latent_modes"]
-            self.prior = LatentPrior(d_x, d_z, **size) if modes == 1 else MixturePrior(d_x, d_z, modes, **size)
+        learned = d_z > 0 and self.latent_prior == "learned"
+        self.prior = make_prior(d_x, d_z, settings["latent_modes"], **size) if learned else None
         self.posterior = LatentPosterior(d_x, d_s, d_z, **size) if d_z > 0 else None
         self.denoiser = make_denoiser(settings, d_s, d_x, d_z, index)
         # normal numbers that a hypothesis is made from: the chain's start, z, the last step's noise
@@ -213,11 +209,11 @@ class GlobeDiff(StateModel):
 
     def _draw_noise(self, x: Tensor, random: bool) -> tuple[Tensor, Tensor | None, Tensor]:
         """What a hypothesis is made from, ``[M, S, noise_sizes[i]]``; None in the place of z's for the prior's mean."""
-        lead = (x.shape[0], self.num_samples)
         if random:
-            noise = torch.randn(*lead, sum(self.noise_sizes), device=x.device, dtype=x.dtype)
+            size = (x.shape[0], self.num_samples, sum(self.noise_sizes))
+            noise = torch.randn(size, device=x.device, dtype=x.dtype)
         else:
-            noise = self.repeatable.shared.expand(*lead, -1) if self.noise == "fixed" else self.repeatable(x)
+            noise = self.repeatable.shared.expand(len(x), -1, -1) if self.noise == "fixed" else self.repeatable(x)
         start, latent, final = noise.split(self.noise_sizes, -1)
         return start, latent if random or self.deterministic == "sample" else None, final
 

@@ -1,9 +1,9 @@
-"""A prior of several Gaussians, for a latent that has to carry discrete modes."""
+"""A prior of several Gaussians, for a latent that has to carry discrete modes; and the choice of the prior."""
 
 import torch
 from torch import Tensor, nn
 
-from globediff_torchrl.state_models.latent import LOG_VARIANCE_RANGE, gaussian_kl, mlp, sample_gaussian
+from globediff_torchrl.state_models.latent import LOG_VARIANCE_RANGE, LatentPrior, gaussian_kl, mlp, sample_gaussian
 
 
 class MixturePrior(nn.Module):
@@ -62,3 +62,10 @@ class MixturePrior(nn.Module):
         rows = chosen.unsqueeze(-1).expand(-1, -1, mean.shape[-1])
         mean = mean.gather(1, rows)
         return mean if noise is None else sample_gaussian(mean, log_variance.gather(1, rows), noise[..., :-1])
+
+
+def make_prior(aux_dim: int, latent_dim: int, modes: int, width: int, layers: int) -> LatentPrior | MixturePrior:
+    """p(z | x) of so many Gaussians; one is the paper's (Eq. 3)."""
+    if modes == 1:
+        return LatentPrior(aux_dim, latent_dim, width, layers)
+    return MixturePrior(aux_dim, latent_dim, modes, width, layers)

@@ -53,7 +53,7 @@ PRESETS: dict[str, dict] = {
 }
 # one step: the latent chooses the mode, the denoiser draws it. A prior of one Gaussian has no gaps between modes:
 # 7.7 % of the regressor's energy distance on `combat`, seed 100, with equal dims; 32 Gaussians with open ones 4.1 %,
-# and 4.9 % with the gated network (benchmarks/fidelity.py)
+# and 4.9 % with the gated network (docs/results-fidelity.md tells how each was measured)
 PRESETS["fast"] = {**PRESETS["tuned"], "diffusion_steps": 1, "sampler": "ddim", "denoiser": "mlp", "latent_modes": 32}
 
 # what `fit` and `Fitter` use where the caller says nothing; steps: on `combat`, seed 100, `tuned` scores 3.49 % of the

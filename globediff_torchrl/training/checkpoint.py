@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from globediff_torchrl.envs import load_simulator_state, set_vmas_rng_state, simulator_state, vmas_rng_state
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.training.files import disk_trouble
+from globediff_torchrl.files import disk_trouble
 
 FOLDER = "checkpoints"
 

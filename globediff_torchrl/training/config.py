@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from globediff_torchrl.envs.smac_maps import is_generated
 from globediff_torchrl.errors import UserError, unknown
-from globediff_torchrl.training.files import replacing
+from globediff_torchrl.files import replacing
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MAIN = {"smacv2": "smac"}  # families that share another one's configuration

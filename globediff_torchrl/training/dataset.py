@@ -18,9 +18,9 @@ from tqdm import tqdm
 from globediff_torchrl import keys
 from globediff_torchrl.envs.crashed import drop_crashed
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.files import allocate, replacing
 from globediff_torchrl.state_models import StateModel
 from globediff_torchrl.state_models.reading import read_pairs
-from globediff_torchrl.training.files import allocate, replacing
 
 META = "dataset.json"
 LATER = ("max_steps", "kwargs")  # the descriptions of older datasets lack them

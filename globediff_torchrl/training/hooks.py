@@ -17,11 +17,11 @@ from torchrl.trainers.trainers import TrainerHookBase
 
 from globediff_torchrl.envs.crashed import episode_ends
 from globediff_torchrl.errors import TrainingError
+from globediff_torchrl.evaluation.measurements import write_rows
 from globediff_torchrl.policies.networks import running_norms, update_input_statistics
 from globediff_torchrl.state_models import Fitter
 from globediff_torchrl.training.checkpoint import FilledRows
 from globediff_torchrl.training.dataset import living_rows, pairs
-from globediff_torchrl.training.files import replacing
 
 SPREAD_ROWS = 1024
 
@@ -261,10 +261,7 @@ class Table(TrainerHookBase):
     def rewrite(self) -> None:
         """Writes the whole table: where a new column has come up, or rows were taken back by a resume."""
         self.columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with replacing(self.path) as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_rows(self.path, self.columns, self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": [dict(row) for row in self.rows]}

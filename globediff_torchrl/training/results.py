@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from globediff_torchrl.errors import UserError, check_device
 from globediff_torchrl.evaluation.figures import learning_curve
+from globediff_torchrl.files import replacing
 from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.checkpoint import newest_policy
-from globediff_torchrl.training.files import replacing
 from globediff_torchrl.training.video import write_video
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from globediff_torchrl.envs import describe_hidden
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.files import disk_trouble
 from globediff_torchrl.training.algorithms import Team
 from globediff_torchrl.training.checkpoint import StopOnSignal
-from globediff_torchrl.training.files import disk_trouble
 from globediff_torchrl.training.hooks import Table
 from globediff_torchrl.training.results import write_results
 

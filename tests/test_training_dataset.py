@@ -1,0 +1,111 @@
+"""The offline data on disk: used again for the same world alone, whole or refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_batches import batch_of
+
+from globediff_torchrl import UserError
+from globediff_torchrl.training.assembly import simulator_arguments
+from globediff_torchrl.training.config import compose
+from globediff_torchrl.training.dataset import PairWriter, load_dataset
+
+
+def test_a_dataset_is_used_again_and_not_collected_again(fast_trainer, tmp_path):
+    fast_trainer("globediff", iterations=1, folder="first").train()
+    dataset = tmp_path / "first" / "dataset"
+    times = {path: path.stat().st_mtime_ns for path in sorted(dataset.rglob("*")) if path.is_file()}
+    fast_trainer("globediff", f"pretrain.dataset={dataset}", iterations=1, folder="second").train()
+    assert times == {path: path.stat().st_mtime_ns for path in sorted(dataset.rglob("*")) if path.is_file()}
+    assert not (tmp_path / "second" / "dataset").exists()
+
+
+def test_a_dataset_of_another_environment_is_refused_by_name(fast_trainer, tmp_path):
+    fast_trainer("globediff", iterations=1, folder="first").train()
+    other = fast_trainer("globediff", f"pretrain.dataset={tmp_path / 'first' / 'dataset'}", env="vmas/gates")
+    with pytest.raises(UserError, match=r"has env = 'vmas/hunt', but this run needs 'vmas/gates'"):
+        other.train()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("+env.kwargs.box=0.3", r"has kwargs = \{'continuous_actions': True\}, but this run needs \{'box': 0\.3, "),
+        ("env.max_steps=20", "has max_steps = 10, but this run needs 20"),
+    ],
+)
+def test_a_dataset_of_another_world_is_refused_also_in_the_runs_own_folder(fast_trainer, override, says):
+    fast_trainer("globediff", iterations=1).train()
+    with pytest.raises(UserError, match=f"{says}.*delete the folder"):
+        fast_trainer("globediff", override, iterations=1).train()
+
+
+def test_a_dataset_of_the_same_world_is_used_again_though_its_copies_differ(fast_trainer, tmp_path):
+    first = ["+env.kwargs.box=0.3", "+env.kwargs.n_agents=2"]
+    fast_trainer("globediff", *first, iterations=1).train()
+    before = (tmp_path / "run" / "dataset" / "dataset.json").stat().st_mtime_ns
+    fast_trainer("globediff", *reversed(first), "env.num_envs=4", iterations=1).train()
+    assert (tmp_path / "run" / "dataset" / "dataset.json").stat().st_mtime_ns == before
+
+
+def test_the_simulators_arguments_are_those_that_change_the_world_in_one_order_as_json_gives_them():
+    family, overrides = "smax", ["+env.kwargs.walls_cause_death=false", "+env.kwargs.enemy_shoots=false"]
+    here = simulator_arguments(compose(family, [*overrides, "env.num_envs=7", "env.sight_range=6.5"]))
+    assert list(here.items()) == [
+        *(("enemy_shoots", False), ("enemy_types", "mirrored"), ("sight_range", 6.5)),
+        *(("state_target", "relative"), ("walls_cause_death", False)),
+    ]
+    smac = [simulator_arguments(compose("smac", given)) for given in ([], ["env.retries=9", "env.step_timeout=5"])]
+    assert smac[0] == smac[1] and "sight_range" not in smac[0]
+    assert smac[0] != simulator_arguments(compose("smac", ["env.time_limit=truncated"]))
+    nested = simulator_arguments(compose("vmas", ["+env.kwargs.b={1:[2,3]}", "+env.kwargs.a=null"]))
+    assert list(nested) == ["a", "b", "continuous_actions"] and nested["b"] == {"1": [2, 3]}
+
+
+@pytest.mark.parametrize("name", ["kwargs", "max_steps"])
+def test_a_dataset_described_before_there_was_such_a_name_stays_usable(tmp_path, name):
+    written(tmp_path / "data").finish({"env": "a"})
+    assert load_dataset(tmp_path / "data", {"env": "a", name: "here"}) is not None
+    with pytest.raises(UserError, match="has aux = None"):
+        load_dataset(tmp_path / "data", {"env": "a", name: "here", "aux": "joint"})
+
+
+def written(path, frames=6):
+    writer = PairWriter(path, frames, per_team=False)
+    writer(batch_of([False] * 4))
+    writer(batch_of([False] * 4))
+    return writer
+
+
+def test_a_dataset_on_disk_is_what_was_written_cut_to_its_size(tmp_path):
+    writer = written(tmp_path / "data")
+    assert load_dataset(tmp_path / "data") is None  # interrupted: not described yet
+    writer.finish({"env": "a"})
+    data = load_dataset(tmp_path / "data", {"env": "a"})
+    expected = torch.cat([batch_of([False] * 4)["state"][0]] * 2)[:6]
+    assert torch.equal(data["state"], expected)
+
+
+@pytest.mark.parametrize("name", ["env", "aux", "hidden", "aux_dim", "per_team"])
+def test_what_differs_of_a_dataset_is_named_with_both_values(tmp_path, name):
+    here = {"env": "a", "aux": "joint", "hidden": ["x"], "aux_dim": 3, "per_team": False}
+    written(tmp_path / "data").finish(here)
+    assert load_dataset(tmp_path / "data", here) is not None
+    with pytest.raises(UserError, match=f"has {name} = .* but this run needs 'other'"):
+        load_dataset(tmp_path / "data", {**here, name: "other"})
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_torn_description_of_a_dataset_is_one_clear_error(tmp_path, content):
+    written(tmp_path / "data").finish({"env": "a"})
+    (tmp_path / "data" / "dataset.json").write_text(content)
+    with pytest.raises(UserError, match="Delete the folder"):
+        load_dataset(tmp_path / "data", {"env": "a"})
+
+
+def test_a_torn_dataset_is_one_clear_error(tmp_path):
+    written(tmp_path / "data").finish({"env": "a"})
+    (tmp_path / "data" / "meta.json").write_text("{")
+    with pytest.raises(UserError, match="Delete the folder"):
+        load_dataset(tmp_path / "data", {"env": "a"})
