@@ -6,8 +6,9 @@ Runs ``benchmarks/<family>.py`` once for each environment, algorithm and seed, o
 is there already, so that it can be stopped and started again; a run that has ended keeps its policy and its table, not
 its checkpoints. Writes ``runs.csv``, ``table.md``, ``bracket.png`` and ``curves.png``.
 An environment is a VMAS preset, or named with its family: ``smax/smacv2_5_units``. ``algorithm+entry=value`` is a
-variant of an algorithm, ``algorithm++env.kwargs.box=0.3`` one with an entry that the configuration has not. All state
-models of one environment, x and seed are pretrained on the same offline data.
+variant of an algorithm, ``algorithm++env.kwargs.box=0.3`` one with an entry that the configuration has not; entries
+after ``--`` make a variant of every algorithm. All state models of one environment, x and seed are pretrained on the
+same offline data.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[s
     task = make_env(f"{family}/{scenario}", num_envs=1).task
     name, *variant = re.split(r"(?<!\+)\+", algorithm)  # a second + is hydra's own
     config = f"mappo_{task.aux}" if name == "x_direct" else name
-    label = re.sub(r"algorithm\.|state_model\.|env\.", "", algorithm).replace("=", "-")
-    output = folder / scenario / label / f"seed{seed}"
+    label = re.sub(r"algorithm\.|state_model\.|env\.", "", "+".join([algorithm, *overrides])).replace("=", "-")
+    output = folder / scenario / re.sub(r"[^\w.+-]+", "_", label) / f"seed{seed}"
     found = [re.search(r"(?:aux|env\.[\w.]+)=.*", entry) for entry in [*variant, *overrides]]
     # another x or world: other data; the name of their folder goes through hydra, which has a use for brackets
     other = [re.sub(r"[^\w.-]+", "_", match[0].replace("=", "-")) for match in found if match]
@@ -154,7 +155,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/bracket"))
     parser.add_argument("--curve", choices=["return", "success"], default="return", help="what curves.png draws")
     parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables of what is there")
-    parser.add_argument("overrides", nargs="*", help="further entries of the configuration, after --")
+    parser.add_argument("overrides", nargs="*", help="entries of the configuration for all runs, after --")
     arguments = parser.parse_args()
     jobs = [
         command(env, algorithm, seed, arguments.output, arguments.overrides)

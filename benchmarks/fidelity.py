@@ -192,18 +192,18 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=60_000, help="training pairs")
     parser.add_argument("--contexts", type=int, default=64, help="values of x to judge at")
     parser.add_argument("--draws", type=int, default=192, help="samples for each")
-    parser.add_argument("--out", type=Path, default=Path("runs/fidelity.csv"))
+    parser.add_argument("--output", type=Path, default=Path("runs/fidelity.csv"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     names = args.models or (list(QUICK) if args.quick else list(_variants()))
     seeds = args.seeds if args.seeds is not None else ([0] if args.quick else [0, 1, 2])
-    rows: list[dict] = read_rows(args.out)
+    rows: list[dict] = read_rows(args.output)
     for problem, name, seed in tqdm(_plan(names, seeds, args.problems)):
         if (problem, name, seed, steps_of(name, args)) not in map(_key, rows):
             # one fit of the paper's model gives two rows
             new = run(problem, name, seed, args)
             rows += [row for row in new if _key(row) not in map(_key, rows)]
-            _write(args.out, rows)
+            _write(args.output, rows)
     _print_table(rows)
 
 

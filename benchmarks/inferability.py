@@ -2,7 +2,7 @@
 
     python benchmarks/smax.py algorithm=mappo env.map=smacv2_5_units seed=100 output=runs/inferability/behaviour
     python benchmarks/inferability.py --behaviour runs/inferability/behaviour
-    python benchmarks/inferability.py --table
+    python benchmarks/inferability.py --table-only
 
 Collects episodes of the behaviour policy once, with the enemies' types mirrored and independent. Then, for each
 auxiliary observation x and each state model, one cell: fit on some episodes, judge on others, one row of the CSV as the
@@ -182,11 +182,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--rows", type=int, default=3000, help="to judge on: (step, living agent)")
     parser.add_argument("--seed", type=int, default=100)
-    parser.add_argument("--table", action="store_true", help="print what is in the CSV, and end")
+    parser.add_argument("--table-only", action="store_true", help="print what is in the CSV, and end")
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = args.output / "cells.csv"
-    if args.table:
+    if args.table_only:
         return table(path)
     rows = read_rows(path)
     done = {tuple(row[name] for name in KEY) for row in rows}

@@ -75,10 +75,10 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", required=True, help="names of the inferred state's features, * allowed")
     parser.add_argument("--envs", type=int, default=128, help="side by side, one episode each a round")
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--out", type=Path, default=Path("runs/parts.csv"))
+    parser.add_argument("--output", type=Path, default=Path("runs/parts.csv"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict] = read_rows(arguments.out)
+    rows: list[dict] = read_rows(arguments.output)
     kinds = [("", "")] + [(part, by) for part in dict.fromkeys(["*", *arguments.parts]) for by in EXCHANGES]
     episodes = str(arguments.envs * arguments.rounds)
     have = {(row["run"], row["part"], row["by"], row["episodes"]) for row in rows}
@@ -89,7 +89,7 @@ def main() -> None:
             rows.append(measure(run, part, by, arguments.envs, arguments.rounds))
         except UserError as error:
             parser.exit(2, f"error: {error}\n")
-        write_rows(arguments.out, COLUMNS, rows)
+        write_rows(arguments.output, COLUMNS, rows)
     print(table(rows))
 
 

@@ -49,11 +49,19 @@ def test_a_command_is_one_that_the_configuration_takes(bracket):
     variant = "globediff++env.kwargs.box=0.3+algorithm.reads=sample+env.hide=null"
     output, (python, script, *arguments) = bracket.command("hunt", variant, 3, Path("runs"), ["training.lr=1e-3"])
     assert (python, Path(script).name) == (sys.executable, "vmas.py")
-    assert output == Path("runs/hunt/globediff++kwargs.box-0.3+reads-sample+hide-null/seed3")
+    assert output == Path("runs/hunt/globediff++kwargs.box-0.3+reads-sample+hide-null+training.lr-1e-3/seed3")
     config = compose("vmas", arguments)
     assert (config.algorithm.name, config.algorithm.reads, config.env.scenario) == ("globediff", "sample", "hunt")
     assert (config.env.hide, dict(config.env.kwargs), config.seed) == (None, {"box": 0.3}, 3)
     assert (config.training.lr, config.output) == (1e-3, str(output))
+
+
+@pytest.mark.parametrize("override", ["training.lr=1e-3", "env.hide=[*.offset,line.*]", "+env.kwargs.path=a/b"])
+def test_entries_for_all_runs_make_runs_of_their_own(bracket, tmp_path, override):
+    """Under the same name the study would take what ran without them for what they ask for."""
+    plain, other = (bracket.command("hunt", "mappo", 0, tmp_path, given)[0] for given in ([], [override]))
+    assert plain == tmp_path / "hunt" / "mappo" / "seed0"
+    assert other != plain and other.parent.parent == plain.parent.parent and other.name == "seed0"
 
 
 @pytest.mark.parametrize(("env", "x"), [("hunt", "joint_history"), ("sonar", "joint"), ("smax/3m", "history")])

@@ -31,7 +31,7 @@ def call(fidelity, monkeypatch, tmp_path):
     def call(*arguments):
         trained.clear()
         file = tmp_path / "fidelity.csv"
-        monkeypatch.setattr(sys, "argv", ["fidelity.py", "--out", str(file), *arguments])
+        monkeypatch.setattr(sys, "argv", ["fidelity.py", "--output", str(file), *arguments])
         fidelity.main()
         with file.open(newline="") as opened:
             return list(trained), list(csv.DictReader(opened))

@@ -142,19 +142,10 @@ def wrap_env(
     if ACTIVE_MASK not in env.observation_spec.keys(True, True):
         transforms.append(ActiveMask(no_op))
     if aux is not None:
-        # what is hidden from everybody is a constant zero: no use in x
-        columns = visible.any(dim=0)
-        transforms.append(
-            AuxObservation(
-                history=history if "history" in aux else 0,
-                join="joint" in aux,
-                columns=None if columns.all() else columns.nonzero().flatten(),
-            )
-        )
+        transforms.append(_auxiliary(aux, history, visible))
     # an environment with a time limit of its own says itself when it was that which ended an episode
     counter = StepCounter(None if getattr(env, "own_time_limit", False) else max_steps)
-    transforms += [counter, TimeFraction(max_steps)]
-    transforms += [RewardSum(in_keys=[REWARD], out_keys=[EPISODE_REWARD])]
+    transforms += [counter, TimeFraction(max_steps), RewardSum(in_keys=[REWARD], out_keys=[EPISODE_REWARD])]
     # nested, not merged: behind a renaming transform the actions would have gone by their old name
     wrapped = TransformedEnv(env, Compose(*transforms), auto_unwrap=False)
     spec = wrapped.observation_spec
@@ -179,6 +170,16 @@ def wrap_env(
 def _check_aux(aux: str | None) -> None:
     if aux is not None and aux not in AUX_KINDS:
         raise unknown("aux", aux, [*AUX_KINDS, None])
+
+
+def _auxiliary(aux: str, history: int, visible: torch.Tensor) -> AuxObservation:
+    """The transform that makes x; what is hidden from everybody is a constant zero, and of no use in it."""
+    columns = visible.any(dim=0)
+    return AuxObservation(
+        history=history if "history" in aux else 0,
+        join="joint" in aux,
+        columns=None if columns.all() else columns.nonzero().flatten(),
+    )
 
 
 def _kind_of(env: EnvBase) -> str:

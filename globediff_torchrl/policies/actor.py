@@ -115,42 +115,47 @@ def make_actor(
         >>> policy(env.reset())["agents", "action"].shape
         torch.Size([4, 2, 2])
     """
-    agents = env.task.n_agents
     modules: list[TensorDictModuleBase] = []
     in_keys = [tuple(key) if not isinstance(key, str) else key for key in inputs]
     size = sum(_feature_size(env, key) for key in in_keys)
-    if reads == "auto":
-        out_keys = [keys.INFERRED_BLEND] if state_model is None else state_model.out_keys
-        reads = "blend" if keys.INFERRED_BLEND in out_keys else "sample"
-    if reads is not None:
-        _check_reads(reads, state_model)
-        ego = EgoView(
-            agents,
-            _feature_size(env, env.task.target_key),
-            env.task.inferred_layout,
-            reads=reads,
-            view=view,
-            hypotheses=getattr(state_model, "num_samples", 1),
-        )
+    ego = _make_view(env, state_model, reads, view)
+    if ego is not None:
         modules.append(ego)
         in_keys.append(keys.VIEW)
         size += ego.size
     trunk = make_trunk(size, hidden_sizes, activation=activation, layer_norm=layer_norm, input_norm=input_norm)
     features = hidden_sizes[-1] if len(hidden_sizes) else size
-    if reads is not None and hidden_sizes:
+    if ego is not None and hidden_sizes:
         # the mean speaks first: a sample beside it is noise to an untrained network, and is let in as it proves useful
         first = next(layer for layer in trunk if isinstance(layer, nn.Linear))
         first.weight.data[:, size - ego.extra :] = 0.0
-    spec = env.full_action_spec[keys.ACTION]
+    agents, spec = env.task.n_agents, env.full_action_spec[keys.ACTION]
     if isinstance(spec, Categorical):
         head = _CategoricalHead(agents, trunk, features, spec.space.n, gain)
-        modules.append(make_head(head, features, recurrent, in_keys, [LOGITS], keys.ACTOR_HIDDEN))
-        modules.append(_categorical(env))
+        out_keys, distribution = [LOGITS], _categorical(env)
     else:
         head = _GaussianHead(agents, trunk, features, spec.shape[-1], gain, scale_init)
-        modules.append(make_head(head, features, recurrent, in_keys, [LOC, SCALE], keys.ACTOR_HIDDEN))
-        modules.append(_tanh_normal(spec))
-    return ProbabilisticTensorDictSequential(*modules)
+        out_keys, distribution = [LOC, SCALE], _tanh_normal(spec)
+    modules.append(make_head(head, features, recurrent, in_keys, out_keys, keys.ACTOR_HIDDEN))
+    return ProbabilisticTensorDictSequential(*modules, distribution)
+
+
+def _make_view(env: EnvBase, state_model: TensorDictModuleBase | None, reads: str | None, view: str) -> EgoView | None:
+    """What the actor reads of the inference; None where it reads nothing of it."""
+    if reads == "auto":
+        out_keys = [keys.INFERRED_BLEND] if state_model is None else state_model.out_keys
+        reads = "blend" if keys.INFERRED_BLEND in out_keys else "sample"
+    if reads is None:
+        return None
+    _check_reads(reads, state_model)
+    return EgoView(
+        env.task.n_agents,
+        _feature_size(env, env.task.target_key),
+        env.task.inferred_layout,
+        reads=reads,
+        view=view,
+        hypotheses=getattr(state_model, "num_samples", 1),
+    )
 
 
 def _check_reads(reads: str, state_model: TensorDictModuleBase | None) -> None:

@@ -77,7 +77,6 @@ def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path, report:
     """The trainer of a configuration with all its parts; ``report=False``: no evaluations, checkpoints and results."""
     training = config.training
     frames = batch_frames(config, env)
-    steps = frames // env.batch_size.numel()
     loss = make_loss(
         team.actor,
         team.critic,
@@ -86,25 +85,12 @@ def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path, report:
     )
     optimizer = make_optimizer(loss, training.lr, training.critic_lr, training.adam_eps)
     clock = Clock(team.state_model)
-    collector = Collector(
-        env,
-        team.policy,
-        frames_per_batch=frames,
-        total_frames=-1,
-        device=config.device,  # named, so that nothing is cast at each step
-        # whole episodes in each batch: nothing of the simulator needs to survive a checkpoint
-        reset_at_each_iter=steps == env.task.max_steps and not env.task.ends_early,
-        track_traj_ids=False,
-        exploration_type=ExplorationType.RANDOM,
-        pre_collect_hook=clock.start,
-        auto_register_policy_transforms=False,  # for recurrent policies
-    )
     trainer = MAPPOTrainer(
         config,
         team,
         env,
         output,
-        collector=collector,
+        collector=_make_collector(config, env, team, frames, clock),
         total_frames=math.ceil(config.total_frames / frames) * frames,
         frame_skip=1,
         optim_steps_per_batch=training.minibatches,
@@ -123,6 +109,23 @@ def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path, report:
     )
     _register_hooks(trainer, clock, frames, report)
     return trainer
+
+
+def _make_collector(config: DictConfig, env: EnvBase, team: Team, frames: int, clock: Clock) -> Collector:
+    steps = frames // env.batch_size.numel()
+    return Collector(
+        env,
+        team.policy,
+        frames_per_batch=frames,
+        total_frames=-1,
+        device=config.device,  # named, so that nothing is cast at each step
+        # whole episodes in each batch: nothing of the simulator needs to survive a checkpoint
+        reset_at_each_iter=steps == env.task.max_steps and not env.task.ends_early,
+        track_traj_ids=False,
+        exploration_type=ExplorationType.RANDOM,
+        pre_collect_hook=clock.start,
+        auto_register_policy_transforms=False,  # for recurrent policies
+    )
 
 
 def _logger(config: DictConfig, output: Path) -> Any:
@@ -201,30 +204,10 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
     # compilable: plain counters in place of multiprocessing's, whose semaphores a killed run would leave behind
     storage = LazyTensorStorage(update.buffer_size, compilable=True)
     buffer = TensorDictReplayBuffer(storage=storage, compilable=True)
-    task = trainer.env.task
-    offline = OfflineData(
-        path=Path(pretrain.dataset or trainer.output / "dataset"),
-        frames=pretrain.frames,
-        expected={
-            "env": task.name,
-            "aux": task.aux,
-            "hidden": list(task.hidden),
-            "aux_dim": model.aux_dim,
-            "state_dim": model.state_dim,
-            "per_team": model.infer_per == "team",
-            "asked": pretrain.frames,
-            "behaviour": pretrain.behaviour,
-            "description": task.description,
-            "max_steps": task.max_steps,
-            "kwargs": simulator_arguments(config),
-        },
-        model=model,
-        collect=lambda writer: behave(config, trainer.output, writer, partial(assemble, report=False)),
-    )
     Pretraining(
         trainer,
         fitter,
-        offline,
+        _offline_data(trainer),
         buffer,
         lambda: warm_up(trainer),
         steps=pretrain.steps,
@@ -243,3 +226,27 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
         lr=update.lr,
         max_steps=update.get("max_steps", None),  # runs of before had no such entry
     ).register(trainer)
+
+
+def _offline_data(trainer: MAPPOTrainer) -> OfflineData:
+    config, model, task = trainer.config, trainer.team.state_model, trainer.env.task
+    pretrain = config.pretrain
+    return OfflineData(
+        path=Path(pretrain.dataset or trainer.output / "dataset"),
+        frames=pretrain.frames,
+        expected={
+            "env": task.name,
+            "aux": task.aux,
+            "hidden": list(task.hidden),
+            "aux_dim": model.aux_dim,
+            "state_dim": model.state_dim,
+            "per_team": model.infer_per == "team",
+            "asked": pretrain.frames,
+            "behaviour": pretrain.behaviour,
+            "description": task.description,
+            "max_steps": task.max_steps,
+            "kwargs": simulator_arguments(config),
+        },
+        model=model,
+        collect=lambda writer: behave(config, trainer.output, writer, partial(assemble, report=False)),
+    )
