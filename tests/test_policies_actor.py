@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from skirmish import Skirmish
 from tensordict.nn import TensorDictSequential
+from torchrl.data import Bounded, Composite
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from globediff_torchrl import GlobeDiff, UserError, make_actor, make_env, make_state_model
+from globediff_torchrl import GlobeDiff, UserError, make_actor, make_env, make_state_model, wrap_env
 from globediff_torchrl import keys as k
 
 WITHOUT_STATE = ["globediff", "mappo", "mappo_joint", "regressor"]
@@ -41,6 +43,26 @@ def test_continuous_actions_stay_within_their_bounds_and_reach_both_halves(hunt)
     low, high = hunt.full_action_spec[k.ACTION].space.low, hunt.full_action_spec[k.ACTION].space.high
     assert (actions >= low.unsqueeze(1)).all() and (actions <= high.unsqueeze(1)).all()
     assert actions.min() < 0.5 * low.min() and actions.max() > 0.5 * high.max()
+
+
+def test_bounds_that_differ_between_agents_are_each_agents_own():
+    class Uneven(Skirmish):
+        """Continuous actions: agent i's reach from -1 to 2 + i."""
+
+        def __init__(self):
+            super().__init__()
+            high = torch.arange(2.0, 5.0)[:, None].expand(*self.batch_size, 3, 1)
+            action = Bounded(-torch.ones_like(high), high, high.shape)
+            self.action_spec = Composite(agents=Composite(action=action, shape=high.shape[:2]), shape=high.shape[:1])
+
+        def _step(self, tensordict):
+            return super()._step(tensordict.set(k.ACTION, tensordict[k.ACTION].squeeze(-1)))
+
+    env = wrap_env(Uneven(), max_steps=40, aux=None)
+    actions = drawn(env, make_actor(env, reads=None), 40)[k.ACTION].squeeze(-1).flatten(0, 1)
+    high = torch.tensor([2.0, 3.0, 4.0])
+    assert (actions <= high).all() and (actions >= -1).all()
+    assert (actions.amax(0) > high - 0.4).all() and (actions.amin(0) < -0.8).all()
 
 
 def test_first_actions_are_centred_and_the_same_scale_for_all(hunt):

@@ -36,6 +36,15 @@ def test_final_noise_restores_the_spread_that_one_step_leaves_out():
     assert not small(preset="tuned").final_noise
 
 
+def test_the_last_spread_is_that_about_the_clipped_estimate():
+    """A network whose estimates lie far out: the steps clip them to the bound, and so must what measures them."""
+    model = small(preset="fast", latent_dim=0, center="none", clip=1.0)
+    torch.nn.init.constant_(model.denoiser.leave[-1].bias, -30.0)
+    s = torch.randn(4000, 3)
+    model.update_final_scale(torch.randn(4000, 4), s)
+    torch.testing.assert_close(model.final_scale, (s - 1).square().mean(0).sqrt())
+
+
 def noise(rows, seed):
     """s that x tells nothing of: whatever a model makes of it on pairs that it was fitted to is over-fitted."""
     g = torch.Generator().manual_seed(seed)

@@ -68,6 +68,19 @@ def test_dead_agents_leave_the_loss_unchanged(make):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("make", [small, lambda: VAEStateModel(4, 3, width=16)])
+def test_the_dead_do_not_count_among_the_units_that_z_uses(make):
+    loss, td = make().make_loss(), data(32)
+    td["agents", "active_mask"] = torch.zeros(32, 2, 1, dtype=torch.bool)
+    td["agents", "active_mask"][0] = True
+    td[AUX][0] = 0.3  # all who live are alike: z has nothing to tell
+    td["state"][0] = 0.3
+    td[AUX][1:] *= 1000
+    assert loss(td)["active_units"] == 0
+    td["agents", "active_mask"][:] = True
+    assert loss(td)["active_units"] > 0
+
+
 def test_state_may_be_each_agents_own():
     td = data(32)
     own = td.clone().set("state", td["state"][:, None].expand(32, 2, 3).contiguous())
@@ -129,6 +142,42 @@ def test_an_interrupted_fit_ends_as_the_uninterrupted_one(tmp_path, stop):
     assert history.keys() == again.keys()
     for name in history:
         assert all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(history[name], again[name]))
+
+
+def curve(rows, low, high, seed=0):
+    """x and s = sin(3 x) between two bounds."""
+    x = low + (high - low) * torch.rand(rows, 1, 4, generator=torch.Generator().manual_seed(seed))
+    return TensorDict({AUX: x, "state": torch.sin(3 * x[:, 0, :3])}, [rows])
+
+
+def test_a_fit_that_is_continued_keeps_the_units_that_the_weights_were_trained_in(tmp_path):
+    model, before, later = MLPStateModel(4, 3, width=64), curve(2000, -1, 1), curve(2000, 0.5, 1)
+    fitter = Fitter(model, lr=2e-3)
+
+    def error():
+        return (model(before.clone())[INFERRED][:, 0] - before["state"]).square().mean() / before["state"].var()
+
+    fit(model, before, steps=600, batch_size=128, fitter=fitter, progress=False)
+    good, steps = error(), fitter.steps
+    fit(model, later, steps=50, lr=1e-6, fitter=fitter, progress=False, checkpoint=tmp_path / "fit.pt", stop_at=2)
+    assert good < 0.05 and error() < 1.1 * good and fitter.steps == steps + 2
+
+
+def test_a_continued_fit_that_is_interrupted_ends_as_the_uninterrupted_one(tmp_path):
+    ends = []
+    for stop in (None, 2):
+        model = small()
+        fitter = Fitter(model)
+        fit(model, data(), steps=20, batch_size=16, fitter=fitter, progress=False)
+        scale = model.residual_scale.clone()
+        again = {"steps": 20, "batch_size": 16, "progress": False, "checkpoint": tmp_path / f"{stop}.pt"}
+        fit(model, data(3), fitter=fitter, stop_at=stop, **again)
+        if stop:
+            model = small()
+            fit(model, data(3), **again)
+        assert torch.equal(model.residual_scale, scale)  # the unit of the denoiser's target
+        ends.append(weights_of(model))
+    assert torch.equal(*ends)
 
 
 def test_a_checkpoint_of_another_plan_or_no_checkpoint_is_refused(tmp_path):

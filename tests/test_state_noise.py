@@ -95,6 +95,17 @@ def test_prior_mean_is_the_latent_where_asked_for():
     torch.testing.assert_close(z, model.prior(model.normalise_aux(td[AUX]))[0])
 
 
+@pytest.mark.parametrize("noise", ["fresh", "fixed"])
+def test_the_priors_mean_stands_for_z_only_where_nothing_is_explored(noise):
+    model, td = make(deterministic="prior_mean", noise=noise), batch(2)
+    mean = model.prior(model.normalise_aux(td[AUX]))[0]
+    with set_exploration_type(ExplorationType.RANDOM):
+        drawn = model(td.clone())[LATENT]
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        torch.testing.assert_close(model(td.clone())[LATENT], mean)
+    assert not torch.isclose(drawn, mean).any()
+
+
 def test_standard_prior_has_no_prior_network_and_draws_from_the_unit_gaussian():
     model = make(latent_prior="standard")
     assert model.prior is None

@@ -109,3 +109,21 @@ def test_a_torn_dataset_is_one_clear_error(tmp_path):
     (tmp_path / "data" / "meta.json").write_text("{")
     with pytest.raises(UserError, match="Delete the folder"):
         load_dataset(tmp_path / "data", {"env": "a"})
+
+
+def test_a_batch_in_which_every_episode_crashed_gives_no_pairs_and_ends_no_dataset(tmp_path):
+    writer = PairWriter(tmp_path / "data", 6, per_team=False)
+    lost = batch_of([False] * 4)
+    lost["valid"] = torch.zeros(1, 4, 1, dtype=torch.bool)
+    writer(lost)
+    writer(batch_of([False] * 4))
+    writer(lost)
+    writer(batch_of([False] * 4))
+    expected = torch.cat([batch_of([False] * 4)["state"][0]] * 2)[:6]
+    assert torch.equal(writer.finish({"env": "a"})["state"], expected)
+
+
+def test_a_behaviour_run_of_crashes_alone_says_that_it_gave_nothing(tmp_path):
+    with pytest.raises(UserError, match=r"gave no pair.*data, expected 6: every episode of it has crashed"):
+        PairWriter(tmp_path / "data", 6, per_team=False).finish({"env": "a"})
+    assert load_dataset(tmp_path / "data") is None

@@ -23,6 +23,7 @@ class Counter:
     """Stands for the fitter: counts the gradient steps."""
 
     model = MLPStateModel(aux_dim=3, state_dim=2)
+    device = torch.device("cpu")
 
     def __init__(self):
         self.steps = 0
@@ -241,3 +242,19 @@ def test_the_statistics_of_a_fit_are_those_of_the_living():
     model = MLPStateModel(aux_dim=1, state_dim=1)
     fit(model, data, steps=1, batch_size=2, progress=False)
     assert model.aux_mean.item() == pytest.approx(2.0)
+
+
+def test_a_first_batch_in_which_every_episode_crashed_is_passed_over(fast_trainer):
+    """Without pretraining the replay buffer is empty still."""
+    trainer, batches = fast_trainer("globediff", "pretrain.steps=0", iterations=2), []
+
+    def crash(batch):
+        batches.append(batch)
+        if len(batches) == 1:
+            batch[k.ACTIVE_MASK] = torch.zeros_like(batch[k.ACTIVE_MASK])
+            batch[k.VALID] = torch.zeros(*batch.shape, 1, dtype=torch.bool)
+        return batch
+
+    trainer._batch_process_ops.insert(0, (crash, {}))
+    trainer.train()
+    assert len(batches) == 2 and trainer.results["complete"]

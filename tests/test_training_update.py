@@ -293,3 +293,28 @@ def test_a_batch_in_which_every_episode_crashed_changes_neither_weights_nor_valu
     for name, value in trainer.loss_module.state_dict().items():
         if "trunk.0" not in name:  # the running statistics of the inputs
             assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("algorithm", ["mappo", "globediff"])
+def test_a_minibatch_of_nobody_is_no_step_and_keeps_the_names_of_the_log(fast_trainer, progress, tmp_path, algorithm):
+    """The first one gives Trainer the names under which it averages."""
+    trainer = fast_trainer(algorithm, iterations=1)
+    (optimizer,) = {trainer.optimization_stepper.optimizer}
+    calls, steps, step = [], [], optimizer.step
+
+    def nobody_first(batch):
+        calls.append(len(batch))
+        return batch.set(k.ACTIVE_MASK, torch.zeros_like(batch[k.ACTIVE_MASK])) if len(calls) == 1 else batch
+
+    optimizer.step = lambda *arguments: (steps.append(1), step(*arguments))
+    trainer.register_op("process_optim_batch", nobody_first)
+    trainer.train()
+    assert len(steps) == len(calls) - 1 > 0
+    (row,) = progress(tmp_path / "run")
+    assert float(row["grad_norm_actor"]) > 0 and float(row["loss_critic"]) > 0
+
+
+def test_an_advantage_that_stands_alone_is_not_normalised_to_nan():
+    active = torch.zeros(3, 2, 2, 1, dtype=torch.bool)
+    active[0, 1, 0] = True
+    assert torch.equal(normalize(torch.randn(3, 2, 2, 1), active), torch.zeros(3, 2, 2, 1))

@@ -186,8 +186,7 @@ def _categorical(env: EnvBase) -> ProbabilisticTensorDictModule:
 
 
 def _tanh_normal(spec) -> ProbabilisticTensorDictModule:
-    # the bounds are the same for every environment and agent: one value a dimension keeps the distribution cheap
-    low, high = (bound.reshape(-1, bound.shape[-1])[0] for bound in (spec.space.low, spec.space.high))
+    low, high = (_team_bound(bound) for bound in (spec.space.low, spec.space.high))
     return ProbabilisticTensorDictModule(
         in_keys={"loc": LOC, "scale": SCALE},
         out_keys=[keys.ACTION],
@@ -196,3 +195,12 @@ def _tanh_normal(spec) -> ProbabilisticTensorDictModule:
         return_log_prob=True,
         log_prob_key=keys.ACTION_LOG_PROB,
     )
+
+
+def _team_bound(bound: Tensor) -> Tensor:
+    """A bound of the actions ``[*B, n, d_a]``, the same in all environments, as ``[n, d_a]``.
+
+    ``[d_a]`` where it is the same for all agents too, as it nearly always is: that keeps the distribution cheap.
+    """
+    agents = bound.reshape(-1, *bound.shape[-2:])[0]
+    return agents[0] if (agents == agents[0]).all() else agents

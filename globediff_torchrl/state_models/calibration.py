@@ -49,5 +49,7 @@ def last_step_spread(model: GlobeDiff, x: Tensor, s: Tensor) -> Tensor:
         k = torch.ones(len(s0), dtype=torch.long, device=s0.device)
         s_1 = model.schedule.add_noise(s0, torch.randn_like(s0), k)
         estimate = a * s_1 + b * model.denoiser(s_1, step, model.denoiser.condition(xs, z))
+        if model.sampler.clip is not None:  # as in the steps themselves
+            estimate = estimate.clamp(-model.sampler.clip, model.sampler.clip)
         total += (s0 - estimate).double().square().sum(0)
     return (total / max(len(x), 1)).sqrt()

@@ -66,7 +66,8 @@ def fit(
         validation: data as above, which are not fitted; their loss is recorded beside the training's, and what the
             regression leaves open (``inferred_blend``) and the last denoising step leaves out (``final_noise``) is
             measured on them at the end: on fitted pairs both come out too small where the model over-fits.
-        fitter: an existing one to continue with (its optimiser state is kept).
+        fitter: an existing one to continue with: its optimiser state is kept, and once it has stepped the units of x
+            and s too (no new statistics, no lead of the regression); what is left open is measured anew at the end.
         stop_at: end after this many steps of the same plan (the rest can be resumed from the checkpoint).
 
     Returns:
@@ -113,7 +114,8 @@ class _Run:
     ):
         self.model, self.fitter = model, fitter
         self.pairs = pairs_of(model, data)
-        self.center_steps = round(CENTER_SHARE * steps)
+        self.continued = fitter.steps > 0  # in the units that its weights were trained in
+        self.lead = round(CENTER_SHARE * steps)
         self.steps, self.batch_size, self.lr = steps, batch_size, lr
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
@@ -123,11 +125,12 @@ class _Run:
 
     def advance(self) -> None:
         """One optimiser step; the residual scale is measured where the regression's lead ends."""
-        if self.step == self.center_steps:
+        if self.step == self.lead and not self.continued:
             self.fitter.update_residual_scale(*self.pairs.spread(RESIDUAL_ROWS))
         batch = self.pairs.draw(self.batch_size, self.generator)
         lr = learning_rate(self.step, self.steps, self.lr)
-        self.recent.append(self.fitter.step(batch, lr, center_only=self.step < self.center_steps))
+        center_only = self.step < self.lead and not self.continued
+        self.recent.append(self.fitter.step(batch, lr, center_only=center_only))
         self.step += 1
         if self.step == self.steps:
             held_out = self.pairs if self.validation is None else self.validation
@@ -160,7 +163,8 @@ class _Run:
     def resume_or_start(self, checkpoint: str | Path | None) -> None:
         """Load the checkpoint if there is one; else take the statistics of the data."""
         if checkpoint is None or not Path(checkpoint).is_file():
-            self.fitter.set_statistics(*self.pairs.spread(STATISTICS_ROWS))
+            if not self.continued:
+                self.fitter.set_statistics(*self.pairs.spread(STATISTICS_ROWS))
             return
         try:
             state = torch.load(checkpoint, weights_only=True)
@@ -171,8 +175,11 @@ class _Run:
             raise UserError(f"{checkpoint} was written with {plan}, this call has {current}: change one.")
         self.fitter.load_state_dict(state["fitter"])
         self.step, self.history, self.recent = state["step"], state["history"], state["recent"]
+        self.continued = state.get("continued", False)  # an older file has not got it
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["rng"])
+        if self.fitter.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.fitter.device)
 
     def _plan(self) -> dict[str, Any]:
         return {"steps": self.steps, "batch_size": self.batch_size, "lr": self.lr, "rows": len(self.pairs)}
@@ -184,6 +191,9 @@ class _Run:
         state = {
             "plan": self._plan(), "fitter": self.fitter.state_dict(), "step": self.step, "history": self.history,
             "recent": self.recent, "generator": self.generator.get_state(), "rng": torch.get_rng_state(),
+            "continued": self.continued,
         }  # fmt: skip
+        if self.fitter.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.fitter.device)
         with replacing(path) as part:
             torch.save(state, part)

@@ -74,6 +74,11 @@ class Fitter:
         self.ema, self.grad_clip, self.steps = ema, grad_clip, 0
         self._full_steps = 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and its batches must be."""
+        return self.model.state_mean.device
+
     # ------------------------------------------------------------------------------------------------- statistics
     def set_statistics(self, x: Tensor, s: Tensor) -> None:
         """Standardise by these data, x ``[..., d_x]`` and s ``[..., d_s]``, in the model and its copy."""

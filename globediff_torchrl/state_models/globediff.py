@@ -190,8 +190,11 @@ class GlobeDiff(StateModel):
             if not self.sample:
                 self.write(tensordict, self.inferred_key, restored, lead, n)
                 return tensordict
-        random = self.noise == "fresh" and exploration_type() in (ExplorationType.RANDOM, None)
+        explores = exploration_type() in (ExplorationType.RANDOM, None)
+        random = self.noise == "fresh" and explores
         start, noise, final = self._draw_noise(x, random)
+        if not explores and self.deterministic == "prior_mean":
+            noise = None
         z = self._draw_latent(x, noise)
         s = self._run_chain(x, z, start, random)
         noisy = torch.addcmul(s, final, self.final_scale) if self.final_noise else s
@@ -207,18 +210,17 @@ class GlobeDiff(StateModel):
             self.write(tensordict, self.latent_key, z[:, 0], lead, n)
         return tensordict
 
-    def _draw_noise(self, x: Tensor, random: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-        """What a hypothesis is made from, ``[M, S, noise_sizes[i]]``; None in the place of z's for the prior's mean."""
+    def _draw_noise(self, x: Tensor, random: bool) -> tuple[Tensor, ...]:
+        """What a hypothesis is made from: the start's, z's and the last step's noise, ``[M, S, noise_sizes[i]]``."""
         if random:
             size = (x.shape[0], self.num_samples, sum(self.noise_sizes))
             noise = torch.randn(size, device=x.device, dtype=x.dtype)
         else:
             noise = self.repeatable.shared.expand(len(x), -1, -1) if self.noise == "fixed" else self.repeatable(x)
-        start, latent, final = noise.split(self.noise_sizes, -1)
-        return start, latent if random or self.deterministic == "sample" else None, final
+        return noise.split(self.noise_sizes, -1)
 
     def _draw_latent(self, x: Tensor, noise: Tensor | None) -> Tensor | None:
-        """z ~ p(z | x), ``[M, S, d_z]``."""
+        """z ~ p(z | x), ``[M, S, d_z]``; the prior's mean where there is no noise."""
         if self.latent_dim == 0:
             return None
         if self.prior is None:

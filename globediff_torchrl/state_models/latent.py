@@ -87,12 +87,14 @@ def gaussian_kl(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
     return 0.5 * (p_log - q_log + (q_log - p_log).exp() + (q_mean - p_mean) ** 2 * (-p_log).exp() - 1).sum(-1)
 
 
-def active_units(posterior_mean: Tensor, threshold: float = 0.01) -> Tensor:
+def active_units(posterior_mean: Tensor, weights: Tensor | None = None, threshold: float = 0.01) -> Tensor:
     """Number of latent dims whose posterior mean varies over the batch by more than ``threshold`` (Burda et al. 2016).
 
     Args:
-        posterior_mean: ``[M, d_z]``.
+        posterior_mean: ``[M, d_z]``. weights: ``[M]``, 0 for rows that do not count, the dead; None: all count.
     """
+    if weights is not None:
+        posterior_mean = posterior_mean[weights > 0]
     if posterior_mean.shape[0] < 2:
         return torch.zeros((), device=posterior_mean.device)
     return (posterior_mean.var(0) > threshold).sum().float()

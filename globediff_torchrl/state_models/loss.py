@@ -82,7 +82,8 @@ class GlobeDiffLoss(StateModelLoss):
             z = sample_gaussian(*q)
             if model.prior is not None:
                 kl = masked_mean(model.prior.kl(q, x), weights)
-                out |= {"loss_kl": model.beta_kl * kl, "kl": kl.detach(), "active_units": active_units(q[0].detach())}
+                used = active_units(q[0].detach(), weights)
+                out |= {"loss_kl": model.beta_kl * kl, "kl": kl.detach(), "active_units": used}
         out["loss_diffusion"] = masked_mean(self._denoising_error(x, z, s), weights)
         return out
 

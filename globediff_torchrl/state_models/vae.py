@@ -116,4 +116,4 @@ class VAELoss(StateModelLoss):
         kl = masked_mean(gaussian_kl(q, (torch.zeros_like(q[0]), torch.zeros_like(q[1]))), weights)
         error = masked_mean(squared_error(model.decode(x, sample_gaussian(*q)), s), weights)
         out = {"loss_reconstruction": error, "loss_kl": model.beta_kl * kl}
-        return {**out, "kl": kl.detach(), "active_units": active_units(q[0].detach())}
+        return {**out, "kl": kl.detach(), "active_units": active_units(q[0].detach(), weights)}

@@ -176,11 +176,11 @@ def _advantages(loss: MAPPOLoss) -> Advantages:
 
 
 def _minibatches(trainer: MAPPOTrainer, frames: int) -> Minibatches:
-    training, loss = trainer.config.training, trainer.loss_module
+    training, loss, device = trainer.config.training, trainer.loss_module, trainer.config.device
     if not any(memories(loss)):
-        return Minibatches(loss, frames, training.minibatches)
+        return Minibatches(loss, frames, training.minibatches, device)
     envs = trainer.env.batch_size.numel()
-    return ChunkMinibatches(loss, (envs, frames // envs), training.minibatches, training.chunk_length)
+    return ChunkMinibatches(loss, (envs, frames // envs), training.minibatches, training.chunk_length, device)
 
 
 def _simulator(trainer: MAPPOTrainer) -> SimulatorState | NewEpisodes:

@@ -93,6 +93,8 @@ class PairWriter(TrainerHookBase):
 
     def __call__(self, batch: TensorDictBase) -> None:
         new = pairs(batch, self.per_team, self.target)[: self.frames - self.written]
+        if not len(new):  # it is full, or all of the batch has crashed
+            return
         if self.data is None:
             self._begin(new)
         self.data[self.written : self.written + len(new)] = new
@@ -122,6 +124,16 @@ class PairWriter(TrainerHookBase):
             raise
 
     def finish(self, description: dict[str, Any]) -> TensorDictBase:
+        """Marks the dataset as complete and returns it.
+
+        Raises:
+            UserError: nothing was written.
+        """
+        if self.data is None:
+            raise UserError(
+                f"the behaviour policy gave no pair (x, s) for {self.path}, expected {self.frames:,}: every episode of "
+                f"it has crashed. Look at the simulator's own log, or set pretrain.frames higher."
+            )
         write_sizes(self.path)
         with replacing(self.path / META) as part:
             part.write_text(json.dumps({**description, "frames": self.written}, indent=2))

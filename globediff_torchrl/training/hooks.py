@@ -54,7 +54,7 @@ class StateModelUpdate(TrainerHookBase):
         replay_buffer: holds pairs (x, s), the offline ones first; the newest overwrite the oldest when it is full.
         every: number of finished episodes between two updates (50 in the paper).
         steps: gradient steps an update.
-        batch_size: pairs in a step.
+        batch_size: moments in a step, with a pair (x, s) for each agent where every agent infers for itself.
         lr: learning rate of these steps; the pretraining's schedule has ended near zero.
         max_steps: gradient steps an iteration at most, or None for no bound. Many environments end many episodes at
             once; their number would make the state model, not the policy, most of the training.
@@ -82,14 +82,16 @@ class StateModelUpdate(TrainerHookBase):
         self.waiting += int(episode_ends(batch).sum())
         model = self.fitter.model
         self.newest = pairs(batch, model.infer_per == "team", model.state_key)
-        self.replay_buffer.extend(self.newest)
+        if len(self.newest):  # all of the batch may have been dropped by crashes
+            self.replay_buffer.extend(self.newest)
 
     def update(self, batch: TensorDictBase) -> dict[str, float]:
         due, self.waiting = divmod(self.waiting, self.every)
         metrics: dict[str, Any] = {}
         steps = due * self.steps
         for _ in range(steps if self.max_steps is None else min(steps, self.max_steps)):
-            metrics = self.fitter.step(self.replay_buffer.sample(self.batch_size), lr=self.lr)
+            batch = self.replay_buffer.sample(self.batch_size).to(self.fitter.device)
+            metrics = self.fitter.step(batch, lr=self.lr)
         if due:
             self._refresh_spread()
         self.updates += due

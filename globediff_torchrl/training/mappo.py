@@ -99,7 +99,7 @@ class BatchValueNorm(PopArtValueNorm):
 def normalize(advantage: torch.Tensor, active: torch.Tensor | None) -> torch.Tensor:
     """Standardises ``[*B, n, 1]`` over the whole batch and all agents, by the statistics of the living ones."""
     chosen = advantage if active is None else advantage[active.expand_as(advantage)]
-    if not chosen.numel():  # every episode of it has crashed: no update will read it
+    if chosen.numel() < 2:  # every episode of it, or all but one number, has crashed: there is no spread
         return torch.zeros_like(advantage)
     return (advantage - chosen.mean()) / chosen.std().clamp(min=1e-5)
 
@@ -137,6 +137,7 @@ class Minibatches(TrainerHookBase):
         loss: names the keys to keep.
         frames: frames in a batch.
         minibatches: minibatches an epoch, all of the same size.
+        device: where they are kept, the networks'.
 
     Raises:
         UserError: the frames do not divide into them.
@@ -144,7 +145,7 @@ class Minibatches(TrainerHookBase):
 
     unit = "frames"
 
-    def __init__(self, loss: MAPPOLoss, frames: int, minibatches: int) -> None:
+    def __init__(self, loss: MAPPOLoss, frames: int, minibatches: int, device: torch.device | str = "cpu") -> None:
         if frames % minibatches:
             raise UserError(
                 f"a batch of {frames} {self.unit} does not divide into training.minibatches={minibatches} equal parts; "
@@ -161,7 +162,7 @@ class Minibatches(TrainerHookBase):
             keys.ACTIVE_MASK,
         ]
         self.buffer = TensorDictReplayBuffer(
-            storage=RowStorage(frames, compilable=True),
+            storage=RowStorage(frames, device=device, compilable=True),
             compilable=True,  # storage and writer: no lock of another process, which a kill would leak
             sampler=SamplerWithoutReplacement(),
             batch_size=frames // minibatches,
@@ -208,7 +209,7 @@ class MAPPOStepper(OptimizationStepper):
             group["lr"] = group["initial_lr"] * (1 + (self.final_lr - 1) * min(passed, 1.0))
         active = sub_batch.get(keys.ACTIVE_MASK, None)
         if active is not None and not active.any():  # nobody lives in it, or every episode of it has crashed
-            return TensorDict()
+            return self._unchanged(trainer, sub_batch)
         losses = trainer.compute_loss(sub_batch)
         total = sum(value for name, value in losses.items() if name.startswith("loss_"))
         total.backward()
@@ -222,6 +223,12 @@ class MAPPOStepper(OptimizationStepper):
         self.steps += 1
         scalars = {name: value.detach().mean() for name, value in losses.items()}
         return TensorDict({**scalars, **norms})
+
+    @torch.no_grad()
+    def _unchanged(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
+        """What a step logs, of one that is not taken: Trainer averages under the names that the first one gives."""
+        losses = {name: value.mean() for name, value in trainer.compute_loss(sub_batch).items()}
+        return TensorDict({**losses, **{f"grad_norm_{group['name']}": 0.0 for group in self.optimizer.param_groups}})
 
     @staticmethod
     def _check_finite(trainer: Trainer, losses: Mapping[str, torch.Tensor], norms: Mapping[str, torch.Tensor]) -> None:

@@ -151,7 +151,7 @@ class Pretraining(TrainerHookBase):
 @torch.no_grad()
 def held_out_error(model, data: TensorDictBase, limit: int = 4096) -> float:
     """Squared error of the estimate on pairs that were not trained on, as a share of the mean predictor's (1)."""
-    data = data[random_indices(len(data), limit)].to_tensordict()
+    data = data[random_indices(len(data), limit)].to_tensordict().to(model.state_mean.device)
     inferred = model(data.select(*model.in_keys))
     state = data.get(model.state_key)
     state = state if state.ndim == 3 else state.unsqueeze(-2)  # the same for all agents

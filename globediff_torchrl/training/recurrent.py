@@ -32,6 +32,7 @@ class ChunkMinibatches(Minibatches):
         batch_shape: environments and steps of a batch.
         minibatches: minibatches an epoch, all of the same number of chunks.
         length: most steps in a chunk; None for the whole batch.
+        device: as :class:`Minibatches`.
 
     Raises:
         UserError: the chunks do not divide into the minibatches.
@@ -40,12 +41,17 @@ class ChunkMinibatches(Minibatches):
     unit = "chunks (of at most training.chunk_length steps of an environment)"
 
     def __init__(
-        self, loss: MAPPOLoss, batch_shape: tuple[int, int], minibatches: int, length: int | None = None
+        self,
+        loss: MAPPOLoss,
+        batch_shape: tuple[int, int],
+        minibatches: int,
+        length: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         envs, self.steps = batch_shape
         self.chunks = math.ceil(self.steps / (length or self.steps))  # of one environment
         self.length = math.ceil(self.steps / self.chunks)
-        super().__init__(loss, envs * self.chunks, minibatches)
+        super().__init__(loss, envs * self.chunks, minibatches, device)
         self.heads = [*memories(loss.actor_network), *memories(loss.critic_network)]
         self.first: dict[Any, Tensor] = {}
 
