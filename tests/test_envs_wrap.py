@@ -9,11 +9,16 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
-from torchrl.envs import PettingZooWrapper, StepCounter, TransformedEnv
+from torchrl.envs import ParallelEnv as ProcessEnv
+from torchrl.envs import PettingZooWrapper, RenameTransform, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
-from globediff_torchrl.envs import Feature, FeatureLayout, describe_hidden, wrap_env
+from globediff_torchrl import keys as k
+from globediff_torchrl import make_actor
+from globediff_torchrl.envs import Feature, FeatureLayout, describe_hidden, scenarios, wrap_env
+from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.evaluation.episodes import evaluate
 
 
 class Corridor(ParallelEnv):
@@ -58,15 +63,26 @@ class Corridor(ParallelEnv):
         return {f"walker_{i}": np.array([place, i], dtype=np.float32) for i, place in enumerate(self.places)}
 
 
+class Losses(Corridor):
+    """The last walker is out after its second step."""
+
+    def step(self, actions):
+        alive, self.agents = self.agents, list(self.possible_agents)
+        answers = super().step({**dict.fromkeys(self.possible_agents, 1), **actions})
+        over = answers[2]
+        over["walker_2"] |= self.clock >= 2
+        self.agents = [agent for agent in alive if not over[agent]]
+        return tuple({agent: answer[agent] for agent in alive} for answer in answers)
+
+
+def walkers(group: str = "agents", world: type[Corridor] = Corridor, **kwargs) -> PettingZooWrapper:
+    names = [f"walker_{i}" for i in range(3)]
+    given = {"use_mask": False, "done_on_any": True, "return_state": True, **kwargs}
+    return PettingZooWrapper(world(), group_map={group: names}, **given)
+
+
 def corridor(group: str, **kwargs):
-    env = PettingZooWrapper(
-        Corridor(),
-        return_state=True,
-        group_map={group: [f"walker_{i}" for i in range(3)]},
-        use_mask=False,
-        done_on_any=True,
-    )
-    return wrap_env(env, group=group, **kwargs)
+    return wrap_env(walkers(group), group=group, **kwargs)
 
 
 @pytest.mark.parametrize("group", ["agents", "walkers"])
@@ -119,3 +135,54 @@ def test_a_missing_group_or_state_is_named():
         wrap_env(env, group="team")
     with pytest.raises(UserError, match="'state'"):
         wrap_env(env, group="walker")
+
+
+@pytest.mark.parametrize("batched", [SerialEnv, ProcessEnv])
+def test_torchrls_batched_environments_serve_several_copies(batched):
+    """Their workers are asked for nothing: before they have begun they cannot answer."""
+    env = wrap_env(batched(2, walkers), aux="joint", max_steps=3)
+    try:
+        rollout = env.rollout(6, break_when_any_done=False)
+        assert rollout.shape == (2, 6) and rollout[k.AUX_OBSERVATION].shape == (2, 6, 3, 3 * 5 + 3)
+        assert rollout["next", "truncated"][:, :, 0].tolist() == [[False, False, True] * 2] * 2
+        assert env.task.n_agents == 3
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("group", ["agents", "walkers"])
+def test_the_mask_of_pettingzoos_agents_says_who_is_active(group):
+    env = wrap_env(walkers(group, Losses, use_mask=True, done_on_any=False), group=group, max_steps=4)
+    check_env_specs(env)
+    active = env.rollout(4, break_when_any_done=False)[k.ACTIVE_MASK]
+    assert active.shape == (4, 3, 1)
+    assert active[:, :2].all() and active[:, 2, 0].tolist() == [True, True, False, False]
+
+
+def test_a_mask_of_another_shape_is_refused():
+    renamed = RenameTransform([("agents", "mask")], [k.ACTIVE_MASK])
+    env = TransformedEnv(walkers(use_mask=True), renamed)
+    with pytest.raises(UserError, match=r"active_mask'\) of shape \[3, 1\].*got \[3\]: unsqueeze it"):
+        wrap_env(env)
+
+
+def test_a_single_environment_without_a_batch_is_evaluated_as_one_of_one():
+    env = corridor("agents", max_steps=4)
+    torch.manual_seed(0)
+    policy = make_actor(env, reads=None)
+    alone = evaluate(env, policy, seed=1)
+    batched = evaluate(wrap_env(SerialEnv(1, walkers), max_steps=4), policy, seed=1)
+    assert alone == batched and alone["deterministic/return"] < 0
+
+
+def test_an_environment_with_layouts_of_its_own_keeps_them():
+    inner = StateVmasEnv(scenarios.Hunt(), scenario_name="hunt", num_envs=2, seed=0)
+    task = wrap_env(inner, max_steps=5).task
+    assert task.state_layout is inner.state_layout and task.observation_layout is inner.observation_layout
+    assert "target.offset" in task.observation_layout.names
+
+
+def test_one_hot_actions_are_refused_with_the_wrappers_entry():
+    env = wrap_env(walkers(categorical_actions=False))
+    with pytest.raises(UserError, match=r"bounded or categorical, got OneHot.*categorical_actions=True"):
+        make_actor(env, reads=None)

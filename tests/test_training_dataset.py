@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 from small_batches import batch_of
 
-from globediff_torchrl import UserError
+from globediff_torchrl import UserError, make_env
+from globediff_torchrl.envs import scenarios
+from globediff_torchrl.envs.presets import PRESETS
 from globediff_torchrl.training.assembly import simulator_arguments
 from globediff_torchrl.training.config import compose
 from globediff_torchrl.training.dataset import PairWriter, load_dataset
@@ -127,3 +133,37 @@ def test_a_behaviour_run_of_crashes_alone_says_that_it_gave_nothing(tmp_path):
     with pytest.raises(UserError, match=r"gave no pair.*data, expected 6: every episode of it has crashed"):
         PairWriter(tmp_path / "data", 6, per_team=False).finish({"env": "a"})
     assert load_dataset(tmp_path / "data") is None
+
+
+class Moved(scenarios.Hunt):
+    """A scenario of one's own."""
+
+
+def test_offline_data_of_another_version_of_a_scenario_is_refused_and_its_own_is_announced(
+    fast_trainer, monkeypatch, capsys
+):
+    monkeypatch.setitem(PRESETS, "moved", replace(PRESETS["hunt"], scenario=Moved))
+    fast_trainer(env="vmas/moved", iterations=1).train()
+    capsys.readouterr()
+    fast_trainer(env="vmas/moved", iterations=1).train()
+    assert re.search(
+        r"Taking the 160 offline pairs that are in \S+dataset; none are collected", capsys.readouterr().out
+    )
+    source = inspect.getsource
+
+    def edited(kind):
+        return source(kind) + ("    speed = 2\n" if kind is Moved else "")
+
+    monkeypatch.setattr(inspect, "getsource", edited)
+    with pytest.raises(UserError, match=r"dataset has code = '\w{16}', but this run needs '\w{16}'.*delete the folder"):
+        fast_trainer(env="vmas/moved", iterations=1).train()
+
+
+def test_a_scenario_without_a_source_has_no_fingerprint(monkeypatch):
+    assert make_env("vmas/hunt", num_envs=1).task.code is not None
+
+    def none(kind):
+        raise OSError("source code not available")
+
+    monkeypatch.setattr(inspect, "getsource", none)
+    assert make_env("vmas/hunt", num_envs=1).task.code is None

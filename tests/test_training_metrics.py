@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tensordict import TensorDict
 
+from globediff_torchrl.envs import scenarios
 from globediff_torchrl.envs.crashed import drop_crashed
+from globediff_torchrl.envs.presets import PRESETS
 from globediff_torchrl.training import rollouts
 from globediff_torchrl.training.metrics import batch_counts, batch_metrics
 
@@ -61,3 +65,31 @@ def test_engines_live_for_one_evaluation_and_cheap_simulators_until_the_last(fas
     assert len(envs) == made and all(env.is_closed == (family != "vmas") for env in envs)
     run(True)
     assert all(env.is_closed for env in envs)
+
+
+class SevenSteps(scenarios.Hunt):
+    """Ends every episode at its seventh step, by itself."""
+
+    def reset_world_at(self, env_index=None):
+        super().reset_world_at(env_index)
+        rows = slice(None) if env_index is None else env_index
+        if env_index is None:
+            self.clock = torch.zeros(self.world.batch_dim)
+        self.clock[rows] = 0
+
+    def post_step(self):
+        super().post_step()
+        self.clock += 1
+
+    def done(self):
+        return self.clock >= 7
+
+
+def test_no_episode_is_thrown_away_at_a_batchs_end_where_a_scenario_ends_them_itself(
+    fast_trainer, monkeypatch, progress, tmp_path
+):
+    """In 7 batches of 10 steps each of 8 environments ends 10; reset at each batch it would end 7, the first ones."""
+    monkeypatch.setitem(PRESETS, "seven", replace(PRESETS["hunt"], scenario=SevenSteps))
+    fast_trainer("mappo", env="vmas/seven", iterations=7).train()
+    episodes = [float(row["episodes"]) for row in progress(tmp_path / "run")]
+    assert sum(episodes) == 80 and episodes[0] == 8

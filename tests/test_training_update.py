@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_loss import SETTINGS, StateAsValue
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, TensorDictSequential
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from globediff_torchrl import GlobeDiff, make_actor, make_critic, make_env
 from globediff_torchrl import keys as k
-from globediff_torchrl import make_actor, make_critic, make_env
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.training.mappo import Advantages, BatchValueNorm, Minibatches, make_loss, normalize
 from globediff_torchrl.training.true_inferences import update_reads_truth
@@ -318,3 +318,13 @@ def test_an_advantage_that_stands_alone_is_not_normalised_to_nan():
     active = torch.zeros(3, 2, 2, 1, dtype=torch.bool)
     active[0, 1, 0] = True
     assert torch.equal(normalize(torch.randn(3, 2, 2, 1), active), torch.zeros(3, 2, 2, 1))
+
+
+def test_the_loss_takes_the_actor_alone(skirmish):
+    """Of the whole policy TorchRL would say, at the first call, that a log-probability is lacking."""
+    model = GlobeDiff.from_env(skirmish, width=16)
+    actor, critic = make_actor(skirmish, model), make_critic(skirmish)
+    with pytest.raises(UserError, match="expects the actor alone, as make_actor gives it, got a TensorDictSequential"):
+        make_loss(TensorDictSequential(model, actor), critic, None, **SETTINGS)
+    with pytest.raises(UserError, match=r"ProbabilisticTensorDictSequential that writes .*inferred_state"):
+        make_loss(ProbabilisticTensorDictSequential(model, *actor), critic, None, **SETTINGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torchrl.envs import Compose, EnvBase, RenameTransform, RewardSum, StepCounter, TransformedEnv
@@ -25,6 +26,8 @@ from globediff_torchrl.keys import (
     STATE,
     SUCCESS,
 )
+
+ALIVE = (AGENTS, "mask")  # TorchRL's name for who is alive, of PettingZoo's agents
 
 
 def make_env(
@@ -90,6 +93,7 @@ def make_env(
         max_steps=base.max_steps,
         description=base.description,
         ends_early=base.ends_early,
+        code=base.code,
     )
 
 
@@ -108,6 +112,7 @@ def wrap_env(
     description: str = "",
     target_layout: FeatureLayout | None = None,
     ends_early: bool = False,
+    code: str | None = None,
 ) -> TransformedEnv:
     """Any TorchRL environment with observations by group and a root ``"state"``, in this project's keys.
 
@@ -116,41 +121,43 @@ def wrap_env(
 
     Args:
         env: the environment.
-        state_layout, observation_layout: what the numbers are; numbered features by default.
+        state_layout, observation_layout: what the numbers are; by default the environment's attributes of these names,
+            or numbered features where it has none.
         aux, hide, history, max_steps: as in :func:`make_env`.
         group: the team's key in ``env``; everything is renamed to ``"agents"``.
         no_op: index of the action that only the dead may take, see :class:`ActiveMask`; not needed where the
-            environment gives ``("agents", "active_mask")`` itself.
-        name, description, target_layout, ends_early: for the :class:`Task`; by default the name is ``env``'s class.
+            environment gives ``("agents", "active_mask")`` ``[*B, n, 1]`` itself, or ``(group, "mask")``, as TorchRL
+            does of PettingZoo's agents.
+        name, description, target_layout, ends_early, code: for the :class:`Task`; the name is by default the class's.
 
     Raises:
-        UserError: where the group or the state is missing, or a layout has another size than the spec.
+        UserError: where the group or the state is missing, or a layout or mask has another size than the spec.
     """
     _check_aux(aux)
-    name = name or _kind_of(env)  # before the renaming, which is a TransformedEnv of its own
+    innermost = _innermost(env)
     env = _rename_group(env, group)
     _check_keys(env)
     observed, state = env.observation_spec[OBSERVATION], env.observation_spec[STATE]
     n_agents = observed.shape[-2]
+    observation_layout = observation_layout or _own(innermost, "observation_layout")
     observation_layout = _checked(observation_layout, observed.shape[-1], "observation", "agent")
-    state_layout = _checked(state_layout, state.shape[-1], "state", "state")
+    state_layout = _checked(state_layout or _own(innermost, "state_layout"), state.shape[-1], "state", "state")
     hidden, visible = resolve_hidden(hide, observation_layout, n_agents)
 
     action_spec = env.full_action_spec[ACTION]
     transforms = [HideFeatures(visible, hidden)] if hidden else []
     transforms += [LastAction(action_spec), AgentId()]
-    if ACTIVE_MASK not in env.observation_spec.keys(True, True):
-        transforms.append(ActiveMask(no_op))
+    transforms += _activity(env, no_op)
     if aux is not None:
         transforms.append(_auxiliary(aux, history, visible))
     # an environment with a time limit of its own says itself when it was that which ended an episode
-    counter = StepCounter(None if getattr(env, "own_time_limit", False) else max_steps)
+    counter = StepCounter(None if _own(innermost, "own_time_limit") else max_steps)
     transforms += [counter, TimeFraction(max_steps), RewardSum(in_keys=[REWARD], out_keys=[EPISODE_REWARD])]
     # nested, not merged: behind a renaming transform the actions would have gone by their old name
     wrapped = TransformedEnv(env, Compose(*transforms), auto_unwrap=False)
     spec = wrapped.observation_spec
     wrapped.base_env.task = Task(
-        name=name,
+        name=name or type(innermost).__name__,
         n_agents=n_agents,
         observation_layout=observation_layout,
         state_layout=state_layout,
@@ -163,6 +170,7 @@ def wrap_env(
         description=description,
         target_layout=target_layout,
         ends_early=ends_early,
+        code=code,
     )
     return wrapped
 
@@ -182,11 +190,30 @@ def _auxiliary(aux: str, history: int, visible: torch.Tensor) -> AuxObservation:
     )
 
 
-def _kind_of(env: EnvBase) -> str:
-    """The name of the environment's class, under transforms that the caller has put around it."""
+def _activity(env: EnvBase, no_op: int | None) -> list[ActiveMask]:
+    """The transform that says who is alive; none where the environment does."""
+    spec, keys = env.observation_spec, env.observation_spec.keys(True, True)
+    if ACTIVE_MASK not in keys:
+        return [ActiveMask(no_op, alive_key=ALIVE if no_op is None and ALIVE in keys else None)]
+    expected = (*spec[OBSERVATION].shape[:-1], 1)
+    if spec[ACTIVE_MASK].shape != expected:
+        raise UserError(
+            f"wrap_env expects {ACTIVE_MASK} of shape {list(expected)}, one number an agent, got "
+            f"{list(spec[ACTIVE_MASK].shape)}: unsqueeze it, or call it {ALIVE}."
+        )
+    return []
+
+
+def _innermost(env: EnvBase) -> EnvBase:
+    """The environment under transforms that the caller has put around it."""
     while type(env) is TransformedEnv:
         env = env.base_env
-    return type(env).__name__
+    return env
+
+
+def _own(env: EnvBase, name: str) -> Any:
+    """An attribute that the environment has itself; batched ones would ask their worker processes for it."""
+    return vars(env).get(name, getattr(type(env), name, None))
 
 
 def _rename_group(env: EnvBase, group: str) -> EnvBase:

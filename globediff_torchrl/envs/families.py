@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 import vmas
 from torchrl.envs import EnvBase
+from vmas.simulator.scenario import BaseScenario
 
 from globediff_torchrl.envs import smac_maps, smax_layouts
 from globediff_torchrl.envs.guard import GuardedEnv
@@ -58,6 +61,7 @@ class Base:
     max_steps: int | None
     description: str
     ends_early: bool = False
+    code: str | None = None
 
 
 def _vmas_base(
@@ -88,7 +92,19 @@ def _vmas_base(
     except UserWarning as warning:
         raise UserError(f"vmas/{short} does not know all of its arguments: leave them away. {warning}") from warning
     limit = preset.max_steps if max_steps == "default" else max_steps
-    return Base(env, preset.aux, preset.hide, limit, preset.description)
+    kind = type(env.scenario)
+    ends_early = kind.done is not BaseScenario.done
+    return Base(env, preset.aux, preset.hide, limit, preset.description, ends_early, _fingerprint(kind))
+
+
+def _fingerprint(kind: type[BaseScenario]) -> str | None:
+    """A short hash of the source of a scenario and of what it inherits; None where there is none, as in a console."""
+    classes = kind.__mro__[: kind.__mro__.index(BaseScenario)]
+    try:
+        source = "".join(inspect.getsource(one) for one in classes)
+    except (OSError, TypeError):
+        return None
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def _smax_base(short: str, max_steps: int | str | None, **kwargs) -> Base:

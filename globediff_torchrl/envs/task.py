@@ -33,6 +33,8 @@ class Task:
         description: one line.
         target_layout: what the ``d_t`` numbers of ``("agents", "target_state")`` are; None where there is none.
         ends_early: whether episodes end before the time limit, so that a batch holds pieces of episodes.
+        code: a fingerprint of the scenario's source, so that data of another version are not taken for its own; None
+            where there is no source to look at.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Task:
     description: str
     target_layout: FeatureLayout | None = None
     ends_early: bool = False
+    code: str | None = None
 
     @property
     def horizon(self) -> int:

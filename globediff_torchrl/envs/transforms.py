@@ -159,10 +159,11 @@ class ActiveMask(AlwaysWrites):
     """Which agents are alive: ``("agents", "active_mask")`` ``[*B, n, 1]`` (bool).
 
     Reads ``("agents", "action_mask")`` ``[*B, n, A]`` where ``no_op`` is given: an agent whose no-op is legal is dead,
-    as in SMAC. Without it, everybody is alive.
+    as in SMAC. Or ``alive_key`` ``[*B, n]``, where that is given. Without either, everybody is alive.
 
     Args:
         no_op: index of the action that the dead take, None where nobody dies.
+        alive_key: what already says who is alive.
     """
 
     def __init__(
@@ -171,14 +172,18 @@ class ActiveMask(AlwaysWrites):
         mask_key: NestedKey = ACTION_MASK,
         observation_key: NestedKey = OBSERVATION,
         out_key: NestedKey = ACTIVE_MASK,
+        alive_key: NestedKey | None = None,
     ):
         super().__init__(in_keys=[observation_key], out_keys=[out_key])
-        self.no_op, self.mask_key = no_op, mask_key
+        self.no_op, self.mask_key, self.alive_key = no_op, mask_key, alive_key
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        if self.no_op is None:
-            observation = next_tensordict.get(self.in_keys[0])
-            alive = torch.ones((*observation.shape[:-1], 1), dtype=torch.bool, device=observation.device)
+        observation = next_tensordict.get(self.in_keys[0])
+        shape = (*observation.shape[:-1], 1)
+        if self.alive_key is not None:
+            alive = next_tensordict.get(self.alive_key).reshape(shape)
+        elif self.no_op is None:
+            alive = torch.ones(shape, dtype=torch.bool, device=observation.device)
         else:
             alive = ~next_tensordict.get(self.mask_key)[..., self.no_op : self.no_op + 1]
         return put(next_tensordict, self.out_keys[0], alive)

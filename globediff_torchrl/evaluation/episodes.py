@@ -101,7 +101,7 @@ def run_episodes(
     """One rollout ``[B, max_steps]`` under its own seeds; the training's random numbers stay as they are.
 
     Args:
-        env: an environment that is used for evaluation alone.
+        env: an environment that is used for evaluation alone; a single one without a batch dimension is ``B`` = 1.
         policy: what chooses the actions; ``env`` is made to carry its memory, if it has one.
         mode: ``"deterministic"`` (the mode of the policy, a repeatable inference) or ``"stochastic"``.
         seed: seed of the environments and of the policy.
@@ -111,7 +111,8 @@ def run_episodes(
         add_memory(env, policy)
     with preserve_vmas_rng(), preserve_rng(seed), set_exploration_type(MODES[mode]):
         env.set_seed(seed)
-        return env.rollout(max_steps, policy, break_when_any_done=False)
+        rollout = env.rollout(max_steps, policy, break_when_any_done=False)
+    return rollout if env.batch_size else rollout.unsqueeze(0)
 
 
 def episode_metrics(rollout: TensorDictBase) -> dict[str, torch.Tensor]:

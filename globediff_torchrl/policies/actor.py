@@ -12,7 +12,7 @@ from tensordict.nn import (
     TensorDictModuleBase,
 )
 from torch import Tensor, nn
-from torchrl.data import Categorical
+from torchrl.data import Bounded, Categorical
 from torchrl.envs import EnvBase
 from torchrl.modules import MaskedCategorical, TanhNormal
 
@@ -134,6 +134,11 @@ def make_actor(
         head = _CategoricalHead(agents, trunk, features, spec.space.n, gain)
         out_keys, distribution = [LOGITS], _categorical(env)
     else:
+        if not isinstance(spec, Bounded):
+            raise UserError(
+                f"make_actor expects actions that are bounded or categorical, got {type(spec).__name__} "
+                f"{list(spec.shape)}: of one-hot actions pass categorical_actions=True to the environment's wrapper."
+            )
         head = _GaussianHead(agents, trunk, features, spec.shape[-1], gain, scale_init)
         out_keys, distribution = [LOC, SCALE], _tanh_normal(spec)
     modules.append(make_head(head, features, recurrent, in_keys, out_keys, keys.ACTOR_HIDDEN))

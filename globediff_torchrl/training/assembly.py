@@ -246,6 +246,7 @@ def _offline_data(trainer: MAPPOTrainer) -> OfflineData:
             "description": task.description,
             "max_steps": task.max_steps,
             "kwargs": simulator_arguments(config),
+            "code": task.code,
         },
         model=model,
         collect=lambda writer: behave(config, trainer.output, writer, partial(assemble, report=False)),

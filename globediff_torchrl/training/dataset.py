@@ -23,7 +23,7 @@ from globediff_torchrl.state_models import StateModel
 from globediff_torchrl.state_models.reading import read_pairs
 
 META = "dataset.json"
-LATER = ("max_steps", "kwargs")  # the descriptions of older datasets lack them
+LATER = ("max_steps", "kwargs", "code")  # the descriptions of older datasets lack them
 SIZES = "sizes.json"
 BEGUN = "incomplete"  # lies in the folder until the dataset is complete: what is there may be collected anew
 
@@ -158,8 +158,8 @@ def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> Te
 
     Args:
         path: folder of the dataset.
-        expected: entries that its description must have, e.g. the sizes of x and s; of ``max_steps`` and ``kwargs``,
-            which older descriptions lack, only where it has them.
+        expected: entries that its description must have, e.g. the sizes of x and s; of ``max_steps``, ``kwargs`` and
+            ``code``, which older descriptions lack, only where it has them.
 
     Raises:
         UserError: the dataset was collected for something else.

@@ -40,8 +40,14 @@ def make_loss(
     The entropy term is left out at ``entropy_coeff=0``: a tanh-normal has no closed form and would be sampled for it.
 
     Raises:
-        UserError: a critic that does not write ``("agents", "state_value")``.
+        UserError: a critic that does not write ``("agents", "state_value")``, or a whole policy for the actor.
     """
+    if not isinstance(actor, ProbabilisticTensorDictSequential) or keys.INFERRED_STATE in actor.out_keys:
+        raise UserError(
+            f"make_loss expects the actor alone, as make_actor gives it, got a {type(actor).__name__} that writes "
+            f"{list(actor.out_keys)}: the loss replays the inference that the rollout stored, so give it what stands "
+            f"behind the state model, and the whole policy to the collector."
+        )
     if keys.STATE_VALUE not in critic.out_keys:
         raise UserError(
             f"make_loss expects a critic that writes {keys.STATE_VALUE} [*B, n, 1], a value for each agent, got one "

@@ -47,7 +47,9 @@ class OfflineData:
 
     def get(self) -> TensorDictBase:
         data = load_dataset(self.path, self.expected)
-        if data is None:
+        if data is not None:
+            tqdm.write(f"Taking the {len(data):,} offline pairs that are in {self.path}; none are collected.")
+        else:
             model = self.model
             writer = PairWriter(self.path, self.frames, model.infer_per == "team", model.state_key)
             writer.check()
