@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from globediff_torchrl.training.dataset import PairWriter
 
 def line(name: str, *says: str, before: Callable[[Path], object] | None = None) -> Misuse:
     """One more entry on the command line; ``{here}`` is the test's own folder."""
-    return Misuse(name, tuple(name.split(" ")), says, before)
+    return Misuse(name, tuple(re.split(r" (?=[~+\w.]+=|$)", name)), says, before)
 
 
 def dataset(path: Path, description: dict | None = None) -> PairWriter:
@@ -98,7 +99,33 @@ LINE = [
     line("algorithm.reads=meen", "Known: sample", "Unknown reads 'meen'", "did you mean 'mean'"),
     line("training.actor.activation=swish", "Known: tanh", "Unknown activation 'swish'", "silu"),
     line("logger=csvv", "Known: csv", "Unknown logger 'csvv'", "did you mean 'csv'"),
-    line("training.lrr=1", "does not fit", "lrr", "training.lrr"),
+    line("training.lrr=1", "Known: training.lr,", "Unknown entry 'training.lrr'", "did you mean 'training.lr'"),
+    line("+training.lrr=1", "Known: training.lr,", "Unknown entry 'training.lrr'", "did you mean 'training.lr'"),
+    line("algoritm=mappo", "Known: algorithm,", "Unknown entry 'algoritm'", "did you mean 'algorithm'"),
+    line("+algoritm=mappo", "Known: algorithm,", "Unknown entry 'algoritm'", "did you mean 'algorithm'"),
+    line("+pretrain.step=5", "Known: pretrain.steps,", "Unknown entry 'pretrain.step'", "'pretrain.steps'"),
+    line("trainig.lr=1", "Known: training.lr,", "Unknown entry 'trainig.lr'", "did you mean 'training.lr'"),
+    line("lr=1", "training.lr, ", "Unknown entry 'lr'", "Known: pretrain.lr"),
+    line("training.actor={colour: 1}", "expected training.actor.hidden_sizes", "training.actor has no", "one by one"),
+    line(
+        "env.kwargs.box=1", "expected an argument of the simulator", "env.kwargs.box is in no file", "+env.kwargs.box="
+    ),
+    line("+env.box=1", "Known: env.", "Unknown entry 'env.box'", "+env.kwargs.box="),
+    line(
+        "algorithm.state_model.widht=1", "Known: ", "'algorithm.state_model.widht'", "did you mean 'algorithm.state_m"
+    ),
+    line(
+        "algorithm=mappo algorithm.state_model.width=1", "expected one that has", "mappo has none", "leave algorithm."
+    ),
+    line(
+        "algorithm=mappo ++algorithm.state_model.width=1", "expected one of", "has no name", "leave its arguments away"
+    ),
+    line("env.family=vams", "Known: smac, smax, vmas", "family 'vams'", "did you mean 'vmas'"),
+    line("output=${training.lrr}", "expected entries", "output=${training.lrr} refers", "as in output=runs"),
+    line("imports=my_worlds", "must be a list of names", "got 'my_worlds'", "pass e.g. imports=[my_worlds]"),
+    line(
+        "imports=[my_worlds]", "expected my_worlds.py in the current folder", "no such module", "start from the folder"
+    ),
     line("nonsense", "does not fit", "nonsense", "="),
     line("+training.actor.colour=red", "Known: ", "Unknown entry of training.actor 'colour'", "activation"),
     line("+algorithm.state_model.colour=red", "Known: ", "Unknown argument of GlobeDiff 'colour'", "width"),
@@ -129,6 +156,11 @@ LINE = [
     line(
         "resume={here}/held seed=5",
         *("has seed = 0", "5 was asked for", "Leave seed away"),
+        before=run_of,
+    ),
+    line(
+        "resume={here}/held output={here}/other",
+        *("no other output is expected", "got output=", "Leave output away"),
         before=run_of,
     ),
     line(
@@ -166,8 +198,8 @@ def ends_with_one_clear_line(script, tmp_path, monkeypatch, capsys, misuse):
         misuse.before(tmp_path)
     resumes = any(entry.startswith("resume") for entry in misuse.do)
     start = [] if resumes else [*FAST, "total_frames=160"]
-    given = [entry.format(here=tmp_path) for entry in misuse.do if entry]
-    given += [] if any(entry.startswith("output") for entry in given) else [f"output={tmp_path / 'run'}"]
+    given = [entry.replace("{here}", str(tmp_path)) for entry in misuse.do if entry]
+    given += [] if resumes or any(entry.startswith("output") for entry in given) else [f"output={tmp_path / 'run'}"]
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     code = run(monkeypatch, script, *start, *given)

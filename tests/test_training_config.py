@@ -9,10 +9,12 @@ from multiprocessing.synchronize import SemLock
 
 import pytest
 from omegaconf import OmegaConf
+from tensordict import TensorDict
 from tqdm import tqdm
 
 from globediff_torchrl import UserError, make_trainer
 from globediff_torchrl import keys as k
+from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.state_models.presets import FIT
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import INPUTS
@@ -95,6 +97,13 @@ def test_an_unknown_file_of_a_group_lists_the_known_ones(group):
     known = configuration.experiments("vmas") if group == "experiment" else configuration.choices(group)
     with pytest.raises(UserError, match=f"Unknown {group} 'globdiff'.*Known: .*{known[0]}"):
         configuration.compose(overrides=[f"{group}=globdiff"])
+
+
+@pytest.mark.parametrize("env", [StateVmasEnv, TensorDict({}, [])])
+def test_an_environment_in_place_of_its_name_is_refused_with_what_to_do(env):
+    kind = "the class StateVmasEnv" if isinstance(env, type) else "an object of TensorDict"
+    with pytest.raises(UserError, match=rf"env must be a name.*got {kind}.*docs/own-loop.md"):
+        make_trainer(env=env)
 
 
 # ---------------------------------------------------------------------------------------------------------- algorithms

@@ -48,7 +48,8 @@ def check_name(name: str) -> None:
     """
     family, _, short = str(name).partition("/")
     if name not in available_envs() and not (family == "smacv2" and smac_maps.is_generated(short)):
-        raise unknown("environment", name, available_envs())
+        error = unknown("environment", name, available_envs())
+        raise UserError(f"{error} One of your own is known once its module is imported, see imports.")
 
 
 @dataclass(frozen=True)

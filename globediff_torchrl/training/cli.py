@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Sequence
+from functools import partial
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -14,34 +16,56 @@ from globediff_torchrl.envs import smac_install, smax_jax
 from globediff_torchrl.envs.smac_maps import smac_map
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.training import config as configuration
-from globediff_torchrl.training.factory import trainer_from_config
+from globediff_torchrl.training.factory import settle, trainer_from_config
+from globediff_torchrl.training.sweeps import check_sweep, combinations
 from globediff_torchrl.training.trainer import announce
 
 ASKS_ONLY = {"-h", "--help", "--hydra-help", "-c", "--cfg", "--info", "-i"}  # hydra answers, and nothing is run
+MULTIRUN = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
 LIGHT = "python benchmarks/smax.py env.map=smacv2_5_units or python benchmarks/vmas.py"
 
 
 def check_arguments(family: str, arguments: list[str]) -> None:
-    """Ends the program with exit code 2 where a name on the command line does not exist; hydra would end it with 1.
+    """Ends the program with exit code 2 where the command line has a mistake in it; hydra would end it with 1.
+
+    Of a sweep (``-m a=1,2``) every combination is looked at, but where another sweeper than hydra's own chooses them.
+    Options in the middle of the entries, which hydra's parser cannot read, are moved to the front of ``sys.argv``.
 
     Args:
         family: name of the main configuration.
-        arguments: ``sys.argv[1:]``. A sweep (``-m a=1,2``) is checked for the first of the values.
+        arguments: ``sys.argv[1:]``.
     """
-    before = ["", *arguments]  # a word behind an option is the option's value
-    overrides = [
-        argument
-        for argument, option in zip(arguments, before)
-        if not argument.startswith(("-", "hydra")) and ("=" in argument or not option.startswith("-"))
-    ]
-    if {"-m", "--multirun"} & set(arguments):
-        overrides = [argument.split(",")[0] for argument in overrides if not argument.partition("=")[2].startswith("[")]
+    options, overrides = _parted(arguments)
+    if sys.argv[1:] == arguments:
+        sys.argv[1:] = [*options, *overrides]
+    own = [override for override in overrides if not override.startswith("hydra")]
+    swept = bool(MULTIRUN & set(arguments))
     try:
-        config = configuration.compose(family, overrides)
+        if swept and any(override.startswith("hydra/sweeper=") for override in overrides):
+            return
+        if swept and not ASKS_ONLY & set(arguments):
+            check_sweep(family, own, partial(_settled, family))
+            return
+        config = configuration.compose(family, combinations(own)[0] if swept else own)
         if not ASKS_ONLY & set(arguments):
             _check_installed(family, config)
     except UserError as error:
         _end(error)
+
+
+def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The options with their values, and the entries."""
+    options, overrides = [], []
+    for argument, before in zip(arguments, ["", *arguments]):
+        takes_it = before.startswith("-") and before not in MULTIRUN and "=" not in argument
+        (options if argument.startswith("-") or takes_it else overrides).append(argument)
+    return options, overrides
+
+
+def _settled(family: str, config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    config = settle(config, overrides)
+    _check_installed(family, config)
+    return config
 
 
 def _check_installed(family: str, config: DictConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from yaml import YAMLError
 from globediff_torchrl.envs.smac_maps import is_generated
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.files import replacing
+from globediff_torchrl.training import entries
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MAIN = {"smacv2": "smac"}  # families that share another one's configuration
 NAMED_MAP = ("smax", "smac")  # main configurations in which the scenario is called map
+# how hydra says that there is no entry of a name; what it advises instead makes one that nothing reads
+NO_ENTRY = re.compile(r"(?:Could not override|delete from config\.|but config group) '([^']+)'")
 
 
 def smac_family(name: str) -> str:
@@ -76,13 +80,37 @@ def compose(family: str = "vmas", overrides: Sequence[str] = ()) -> DictConfig:
         group, equals, value = override.partition("=")
         if not equals and not override.startswith("~"):
             raise UserError(f"{override!r} does not fit: an entry is expected as name=value, e.g. seed=1; see --help.")
-        if group in ("algorithm", "experiment", "training", "env"):
+        if group in entries.GROUPS:
             _check_choice(family, group, value)
     try:
-        with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return hydra.compose(config_name=main_config(family), overrides=list(overrides))
+        config = _composed(family, overrides)
     except HydraException as error:
-        raise UserError(f"the configuration does not fit: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        found = NO_ENTRY.search(said)
+        if found is None:
+            raise UserError(f"the configuration does not fit: {said}") from error
+        chosen = [override for override in overrides if override.partition("=")[0] in entries.GROUPS]
+        known = OmegaConf.to_container(_composed(family, chosen), resolve=False)
+        raise entries.unknown_entry(found[1], known) from error
+    check_entries(config)
+    return config
+
+
+def _composed(family: str, overrides: Sequence[str]) -> DictConfig:
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return hydra.compose(config_name=main_config(family), overrides=list(overrides))
+
+
+def check_entries(config: DictConfig) -> None:
+    """Refuses an entry that no file of ``configs/`` has, but for arguments of simulators and state models.
+
+    Raises:
+        UserError: names the entry and those that there are.
+    """
+    family = main_config(str(config.env.family))
+    if family not in choices("env"):
+        raise unknown("environment family", family, choices("env"))
+    entries.check_entries(config, entries.known_entries(config_dir(), family))
 
 
 def _check_choice(family: str, group: str, name: str) -> None:
@@ -105,6 +133,22 @@ def save(config: DictConfig, path: Path) -> None:
     """Writes the resolved configuration beside the results, for the resume and for the reader."""
     with replacing(path) as part:
         part.write_text(literal(OmegaConf.to_yaml(config, resolve=True)))
+
+
+def output_of(config: DictConfig) -> Path:
+    """The folder that a run of this configuration writes into.
+
+    Raises:
+        UserError: ``output`` refers to an entry that is not there.
+    """
+    try:
+        return Path(config.resume or config.output)
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"output={config._get_node('output')._value()} refers to what is not there "
+            f"({' '.join(str(error).split())}); expected entries of the configuration, as in "
+            "output=runs/lr${training.lr}."
+        ) from error
 
 
 def as_dict(node: Any) -> dict[str, Any]:
@@ -149,6 +193,9 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             saved[name] = config[name]
     for override in overrides:
         name = override.lstrip("+").partition("=")[0]
+        if name == "output":
+            _check_own_folder(config)
+            continue
         asked, held = OmegaConf.select(config, name), OmegaConf.select(saved, name)
         if name.split(".")[0] not in FIXED or name in FREE:
             OmegaConf.update(saved, name, literal(asked), force_add=True)
@@ -162,3 +209,12 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             )
     saved.resume = literal(config.resume)
     return saved
+
+
+def _check_own_folder(config: DictConfig) -> None:
+    """Refuses another ``output`` beside ``resume``: the run goes on where its checkpoints are."""
+    if Path(config.output).resolve() != Path(config.resume).resolve():
+        raise UserError(
+            f"resume={config.resume} goes on in the run's own folder, where no other output is expected, got "
+            f"output={config.output}. Leave output away, or copy the folder there and resume the copy."
+        )

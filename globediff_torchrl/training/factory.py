@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.assembly import assemble
 from globediff_torchrl.training.checkpoint import FOLDER, load_newest
+from globediff_torchrl.training.imports import import_modules
 from globediff_torchrl.training.trainer import MAPPOTrainer
 from globediff_torchrl.training.validation import validate
 
@@ -30,6 +32,7 @@ OWN_FILES = (
     "pretraining.csv",
     "episode.gif",
 )
+LOGS = "logs"  # the folder of TorchRL's logger; files of its own may be open there before a run begins
 
 
 def make_trainer(
@@ -59,6 +62,12 @@ def make_trainer(
         >>> trainer = make_trainer(env="vmas/hunt", algorithm="globediff", total_frames=280_000, output="runs/first")
         >>> trainer.train()
     """
+    if env is not None and not isinstance(env, str):
+        raise UserError(
+            f"env must be a name '<family>/<scenario>', e.g. 'vmas/hunt', got {_kind(env)}: make_trainer builds its "
+            "environments itself, by name. docs/extending.md gives one of your own a name, docs/own-loop.md trains on "
+            "an environment that is there."
+        )
     family, _, scenario = ("vmas/hunt" if env is None else env).partition("/")
     if not scenario:
         raise UserError(f"env must be '<family>/<scenario>', e.g. 'vmas/hunt', got {env!r}.")
@@ -86,31 +95,58 @@ def trainer_from_config(config: DictConfig, overrides: Sequence[str] = ()) -> MA
     Args:
         config: see ``configs/``.
         overrides: what was given explicitly; a resumed run takes everything else from its own ``config.yaml``.
+
+    Raises:
+        UserError: what was asked for cannot be run; an earlier run in the same folder is then where it was.
     """
-    if config.resume is not None:
-        config = configuration.resumed(config, overrides)
-    validate(config)
-    output = Path(config.resume or config.output)
+    config = settle(config, overrides)
+    output = configuration.output_of(config)
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # it announces each buffer that it makes
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     env = _environment(config)
     team = make_team(config, env)
-    try:
-        if config.resume is None:
-            _put_aside(output)
+    with _writing(output):
         output.mkdir(parents=True, exist_ok=True)
+        left = [] if config.resume is not None else _left_behind(output)
+    trainer = assemble(config, env, team, output)
+    if config.resume is not None:
+        frame = load_newest(trainer, output)
+        tqdm.write(f"Resuming {output} at frame {frame or 0}.")
+        if trainer.collected_frames >= trainer.total_frames:
+            return trainer  # nothing will be done by this configuration: what the run was made with stays written
+    with _writing(output):
+        _put_aside(output, left)
+    configuration.save(config, output / "config.yaml")
+    return trainer
+
+
+def settle(config: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration that is run: a resumed run's own, with its modules imported, and checked.
+
+    Raises:
+        UserError: see :func:`~globediff_torchrl.training.config.resumed`, ``import_modules`` and ``validate``.
+    """
+    if config.resume is not None:
+        config = configuration.resumed(config, overrides)
+    import_modules(config.get("imports"))  # runs of before had no such entry
+    validate(config)
+    return config
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"output={output} cannot be written to ({error.strerror}); expected a folder, or a path to make one at: "
             f"pass another output."
         ) from error
-    trainer = assemble(config, env, team, output)
-    configuration.save(config, output / "config.yaml")
-    if config.resume is not None:
-        frame = load_newest(trainer, output)
-        tqdm.write(f"Resuming {output} at frame {frame or 0}.")
-    return trainer
+
+
+def _kind(env: object) -> str:
+    return f"the class {env.__name__}" if isinstance(env, type) else f"an object of {type(env).__name__}"
 
 
 def _environment(config: DictConfig) -> EnvBase:
@@ -127,14 +163,20 @@ def _environment(config: DictConfig) -> EnvBase:
         ) from error
 
 
-def _put_aside(output: Path) -> None:
-    """Moves what an earlier run left in the same folder into ``previous/<k>``: its checkpoints are not of this run."""
-    left = [output / name for name in (*OWN_FILES, FOLDER) if (output / name).exists()]
+def _left_behind(output: Path) -> list[Path]:
+    """What an earlier run left in the folder: its checkpoints, tables and logs are not of this run."""
+    logs = [path for path in (output / LOGS).rglob("*") if path.is_file()]
+    return [path for path in (output / name for name in (*OWN_FILES, FOLDER)) if path.exists()] + logs
+
+
+def _put_aside(output: Path, left: Sequence[Path]) -> None:
+    """Moves what an earlier run left into ``previous/<k>``."""
     if not left:
         return
     previous = output / "previous"
     folder = previous / str(len(list(previous.glob("*"))) + 1)
-    folder.mkdir(parents=True)
     for path in left:
-        path.rename(folder / path.name)
+        place = folder / path.relative_to(output)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
     tqdm.write(f"{output} held an earlier run, now in {folder}; resume={output} would have gone on with it.")

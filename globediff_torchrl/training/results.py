@@ -19,6 +19,7 @@ from globediff_torchrl.evaluation.figures import learning_curve
 from globediff_torchrl.files import replacing
 from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.checkpoint import newest_policy
+from globediff_torchrl.training.imports import import_modules
 from globediff_torchrl.training.video import write_video
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def load_policy(
         device: of environment and policy; by default the run's own.
 
     Raises:
-        UserError: the folder holds no run or no weights, its weights do not fit its configuration, or its device is
-            not here.
+        UserError: the folder holds no run or no weights, its weights do not fit its configuration, its device is not
+            here, or a module of its ``imports`` cannot be imported.
 
     Example:
         >>> env, policy = load_policy("runs/first")
@@ -93,6 +94,7 @@ def load_policy(
     if not (run / "config.yaml").exists():
         raise UserError(f"{run} has no config.yaml; expected the output folder of a run.")
     config = OmegaConf.load(run / "config.yaml")
+    import_modules(config.get("imports"))  # runs of before had no such entry
     if device is not None:
         config.device = str(device)
     device = check_device(config.device)

@@ -8,10 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from globediff_torchrl.envs.families import check_name
 from globediff_torchrl.envs.smac import BEHAVIOURS, TIME_LIMITS
 from globediff_torchrl.envs.smac_maps import CONFIGURATIONS
 from globediff_torchrl.errors import UserError, check_device, unknown
 from globediff_torchrl.policies.recurrent import RECURRENT
+from globediff_torchrl.state_models import STATE_MODELS
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.true_inferences import UPDATE_INPUTS
 
@@ -121,6 +123,8 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: names the entry, what it must be, what it is, and its default.
     """
+    if config.resume is None:  # a resumed run may hold entries of an older version
+        configuration.check_entries(config)
     for (expected, fits), names in CHECKS.items():
         for name in names:
             if _of_another_family(name, config):
@@ -135,8 +139,25 @@ def validate(config: DictConfig) -> None:
         value = str(OmegaConf.select(config, name)).lower()
         if value not in known:
             raise unknown(name, value, known)
+    _check_names(config)
     _check_buffer(config)
     check_device(config.device)
+
+
+def _check_names(config: DictConfig) -> None:
+    """Refuses an environment or a state model of a name that nothing is registered by."""
+    check_name(f"{config.env.family}/{config.env.scenario}")
+    model = config.algorithm.state_model
+    if model is None:
+        return
+    if model.get("name") is None:
+        raise UserError(
+            f"algorithm.state_model of algorithm={config.algorithm.name} has no name, got {_show(model)}; expected one "
+            f"of {', '.join(STATE_MODELS)}: choose algorithm=globediff, or leave its arguments away."
+        )
+    if model.name not in STATE_MODELS:
+        error = unknown("state model", model.name, STATE_MODELS)
+        raise UserError(f"{error} One of your own is known once its module is imported, see imports.")
 
 
 def _check_buffer(config: DictConfig) -> None:
