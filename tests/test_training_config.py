@@ -124,6 +124,15 @@ def test_every_algorithm_trains_and_reads_what_its_file_says(name, fast_trainer,
 
 
 @pytest.mark.parametrize("family", ["vmas", "smax", "smac"])
+def test_the_environments_of_another_family_are_trained_by_its_own_script(family):
+    """Its settings would not fit: a script takes those of its own family."""
+    assert configuration.compose(family, [f"env={family}"]).env.family.startswith(family)
+    for other in {"vmas", "smax", "smac"} - {family}:
+        with pytest.raises(UserError, match=f"env={other} is another family's.*python benchmarks/{other}.py runs it"):
+            configuration.compose(family, [f"env={other}"])
+
+
+@pytest.mark.parametrize("family", ["vmas", "smax", "smac"])
 def test_every_experiment_composes_in_its_own_family_alone(family):
     own = [name for name in configuration.choices("experiment") if name.startswith(family)]
     assert own == configuration.experiments(family)

@@ -243,7 +243,11 @@ def _check_keys(env: EnvBase) -> None:
     keys = env.observation_spec.keys(True, True)
     for key in (OBSERVATION, STATE):
         if key not in keys:
-            raise UserError(f"wrap_env needs the key {key!r} among the observations, got {sorted(map(str, keys))}.")
+            raise UserError(
+                f"wrap_env needs the key {key!r} among the observations, got {sorted(map(str, keys))}. VMAS gives a "
+                "state through make_env('vmas/...'), a scenario of one's own by a preset, PettingZoo's wrapper "
+                "with return_state=True."
+            )
 
 
 def _checked(layout: FeatureLayout | None, size: int, what: str, entity: str) -> FeatureLayout:

@@ -114,11 +114,13 @@ def check_entries(config: DictConfig) -> None:
 
 
 def _check_choice(family: str, group: str, name: str) -> None:
-    known = experiments(family) if group == "experiment" else choices(group)
+    own = {"experiment": experiments(family), "env": [main_config(family)]}  # the others' settings would not fit
+    known = own.get(group, choices(group))
     if name in choices(group) and name not in known:
+        runs = f" {group}={name}" if group == "experiment" else ""
         raise UserError(
-            f"experiment={name} is another family's, expected one of {main_config(family)}: {', '.join(known)}. "
-            f"python benchmarks/{name.partition('_')[0]}.py experiment={name} runs it."
+            f"{group}={name} is another family's, expected one of {main_config(family)}: {', '.join(known)}. "
+            f"python benchmarks/{name.partition('_')[0]}.py{runs} runs it."
         )
     if name not in known:
         raise unknown(group, name, known)
