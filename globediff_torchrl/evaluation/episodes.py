@@ -112,7 +112,7 @@ def run_episodes(
     with preserve_vmas_rng(), preserve_rng(seed), set_exploration_type(MODES[mode]):
         env.set_seed(seed)
         rollout = env.rollout(max_steps, policy, break_when_any_done=False)
-    return rollout if env.batch_size else rollout.unsqueeze(0)
+    return rollout if rollout.ndim > 1 else rollout.unsqueeze(0)
 
 
 def episode_metrics(rollout: TensorDictBase) -> dict[str, torch.Tensor]:
