@@ -36,7 +36,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(fast_trainer, tmp_path, prog
     assert len(rows[0]) == 4 and rows[0] == rows[1]
 
 
-@pytest.mark.parametrize(("algorithm", "env"), [("mappo", "vmas/hunt"), ("globediff", "vmas/gates")])
+@pytest.mark.parametrize(
+    ("algorithm", "env"),
+    [
+        ("mappo", "vmas/hunt"),
+        ("globediff", "vmas/gates"),
+        ("globediff", "vmas/balance_sensors"),  # ends its episodes itself, so that they lie over the batches' ends
+        ("mappo", "vmas/football"),
+    ],
+)
 def test_a_resume_in_the_middle_of_an_episode_goes_on_where_it_was(fast_trainer, tmp_path, progress, algorithm, env):
     options = [*UPDATES, "training.frames_per_batch=32"]  # 4 of the 10 steps of an episode
     whole = fast_trainer(algorithm, *options, iterations=2, folder="whole", env=env)
