@@ -182,6 +182,20 @@ def test_an_environment_with_layouts_of_its_own_keeps_them():
     assert "target.offset" in task.observation_layout.names
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_time_limit_of_the_environments_own_may_be_a_property(own):
+    """StepCounter then leaves the truncation to it."""
+
+    class Limited(PettingZooWrapper):
+        @property
+        def own_time_limit(self):
+            return own
+
+    group = {"agents": [f"walker_{i}" for i in range(3)]}
+    env = Limited(Corridor(), group_map=group, use_mask=False, done_on_any=True, return_state=True)
+    assert wrap_env(env, max_steps=2).rollout(2)["next", "truncated"].any() != own
+
+
 def test_one_hot_actions_are_refused_with_the_wrappers_entry():
     env = wrap_env(walkers(categorical_actions=False))
     with pytest.raises(UserError, match=r"bounded or categorical, got OneHot.*categorical_actions=True"):

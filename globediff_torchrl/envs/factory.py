@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torchrl.envs import Compose, EnvBase, RenameTransform, RewardSum, StepCounter, TransformedEnv
+from torchrl.envs.batched_envs import BatchedEnvBase
 
 from globediff_torchrl.envs.auxiliary import AuxObservation
 from globediff_torchrl.envs.families import FAMILIES, check_name
@@ -212,8 +213,8 @@ def _innermost(env: EnvBase) -> EnvBase:
 
 
 def _own(env: EnvBase, name: str) -> Any:
-    """An attribute that the environment has itself; batched ones would ask their worker processes for it."""
-    return vars(env).get(name, getattr(type(env), name, None))
+    """An attribute that the environment has itself; batched ones would ask worker processes that have not begun."""
+    return vars(env).get(name) if isinstance(env, BatchedEnvBase) else getattr(env, name, None)
 
 
 def _rename_group(env: EnvBase, group: str) -> EnvBase:
