@@ -15,7 +15,7 @@ from tensordict import TensorDict
 from globediff_torchrl import keys as k
 from globediff_torchrl.errors import TrainingError
 from globediff_torchrl.state_models import MLPStateModel, fit
-from globediff_torchrl.training.dataset import load_dataset, pairs
+from globediff_torchrl.training.dataset import load_dataset, one_agent_each, pairs
 from globediff_torchrl.training.hooks import StateModelUpdate
 
 
@@ -141,6 +141,33 @@ def test_pairs_flatten_the_rollout_and_keep_one_agent_where_the_team_infers_once
     assert torch.equal(found[k.AUX_OBSERVATION], batch[k.AUX_OBSERVATION][0, :, :agents])
     assert torch.equal(found["state"], batch["state"][0])
     assert not any("next" in name for name in found.keys(True, True))
+
+
+@pytest.mark.parametrize("own_target", [False, True])
+def test_a_step_of_the_update_takes_one_agents_pair_of_each_moment_and_every_agents_alike(own_target):
+    torch.manual_seed(0)
+    batch = batch_of([False] * 400, agents=3)
+    batch[k.ACTIVE_MASK] = torch.rand(1, 400, 3, 1) < 0.7
+    target = k.TARGET_STATE if own_target else k.STATE
+    if own_target:
+        batch[k.TARGET_STATE] = 10 * batch[k.AUX_OBSERVATION]
+    data = pairs(batch, per_team=False, target=target)
+    chosen = one_agent_each(data)
+    x = chosen[k.AUX_OBSERVATION]
+    agent = (x[:, 0, 0] / 3 % 3).long()  # batch_of counts up: agent i of moment t begins with 9 t + 3 i
+    rows = torch.arange(400)
+    assert x.shape == (400, 1, 3) and torch.equal(x[:, 0], data[k.AUX_OBSERVATION][rows, agent])
+    assert torch.equal(chosen[k.ACTIVE_MASK][:, 0], data[k.ACTIVE_MASK][rows, agent])
+    assert (agent.bincount() > 100).all()  # of 133 each on average
+    if own_target:
+        assert torch.equal(chosen[k.TARGET_STATE], 10 * x)
+    else:
+        assert torch.equal(chosen["state"], data["state"])
+
+
+def test_where_one_inference_serves_the_team_the_pair_of_a_moment_stays_as_it_is():
+    data = pairs(batch_of([False] * 4), per_team=True)
+    assert one_agent_each(data) is data
 
 
 def test_a_run_updates_after_as_many_episodes_as_the_configuration_says(fast_trainer):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from globediff_torchrl.state_models.latent import LOG_VARIANCE_RANGE, LatentPrior, gaussian_kl, mlp, sample_gaussian
+from globediff_torchrl.state_models.latent import LOG_VARIANCE_RANGE, LatentPrior, mlp, sample_gaussian
 
 
 class MixturePrior(nn.Module):
@@ -44,9 +44,12 @@ class MixturePrior(nn.Module):
         It is KL(q(c) q(z) || p(c) p(z | c)) at the best q(c), so Eq. 10 stays a bound; exact for one Gaussian. Without
         the noise that an estimate from one z would add.
         """
-        log_weight, *gaussians = self(x)
-        each = gaussian_kl(tuple(t.unsqueeze(-2) for t in q), tuple(gaussians))
-        return -torch.logsumexp(log_weight - each, -1)
+        log_weight, mean, log_variance = self(x)
+        q_mean, q_log = q
+        # gaussian_kl with its terms in another order: C times as many numbers as elsewhere, so that each pass counts
+        second = (q_mean.unsqueeze(-2) - mean).square() + q_log.exp().unsqueeze(-2)  # E_q (z - mu_c)^2, [M, C, d_z]
+        each = torch.addcmul(log_variance, second, (-log_variance).exp()).sum(-1) - (q_log + 1).sum(-1, keepdim=True)
+        return -torch.logsumexp(log_weight - 0.5 * each, -1)
 
     def draw(self, x: Tensor, noise: Tensor | None) -> Tensor:
         """z ``[M, S, d_z]`` of x ``[M, d_x]``, a function of standard normal ``noise`` ``[M, S, d_z + 1]``.

@@ -65,6 +65,20 @@ def pairs(batch: TensorDictBase, per_team: bool, target: NestedKey = keys.STATE)
     return chosen.reshape(-1) if valid is None else chosen[valid.squeeze(-1)]
 
 
+def one_agent_each(data: TensorDictBase) -> TensorDictBase:
+    """What :func:`pairs` gives ``[M]`` with the pair of one random agent of each moment, of the dead too.
+
+    A batch of M pairs then costs the same however large the team; losses leave the dead out.
+    """
+    team = data.get(keys.AGENTS)
+    n = team.get(keys.AUX_OBSERVATION[-1]).shape[-2]
+    if n == 1:
+        return data
+    moment, agent = torch.arange(len(data), device=data.device), torch.randint(n, (len(data),), device=data.device)
+    chosen = team.apply(lambda value: value[moment, agent].unsqueeze(1), batch_size=[len(data)])
+    return data.exclude(keys.AGENTS).set(keys.AGENTS, chosen)
+
+
 def living_rows(data: TensorDictBase, model: StateModel) -> tuple[Tensor, Tensor]:
     """What :func:`pairs` gives with a row for each living agent: x ``[M, d_x]`` and s ``[M, d_s]``."""
     x, s, active = read_pairs(model, data)

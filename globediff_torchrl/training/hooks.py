@@ -21,7 +21,7 @@ from globediff_torchrl.evaluation.measurements import write_rows
 from globediff_torchrl.policies.networks import running_norms, update_input_statistics
 from globediff_torchrl.state_models import Fitter
 from globediff_torchrl.training.checkpoint import FilledRows
-from globediff_torchrl.training.dataset import living_rows, pairs
+from globediff_torchrl.training.dataset import living_rows, one_agent_each, pairs
 
 SPREAD_ROWS = 1024
 
@@ -54,7 +54,7 @@ class StateModelUpdate(TrainerHookBase):
         replay_buffer: holds pairs (x, s), the offline ones first; the newest overwrite the oldest when it is full.
         every: number of finished episodes between two updates (50 in the paper).
         steps: gradient steps an update.
-        batch_size: moments in a step, with a pair (x, s) for each agent where every agent infers for itself.
+        batch_size: pairs (x, s) in a step, of as many moments: a random agent's of each where every agent infers.
         lr: learning rate of these steps; the pretraining's schedule has ended near zero.
         max_steps: gradient steps an iteration at most, or None for no bound. Many environments end many episodes at
             once; their number would make the state model, not the policy, most of the training.
@@ -90,7 +90,7 @@ class StateModelUpdate(TrainerHookBase):
         metrics: dict[str, Any] = {}
         steps = due * self.steps
         for _ in range(steps if self.max_steps is None else min(steps, self.max_steps)):
-            batch = self.replay_buffer.sample(self.batch_size).to(self.fitter.device)
+            batch = one_agent_each(self.replay_buffer.sample(self.batch_size).to(self.fitter.device))
             metrics = self.fitter.step(batch, lr=self.lr)
         if due:
             self._refresh_spread()
