@@ -6,7 +6,15 @@ from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.state_models import Fitter, GlobeDiff, StateModel, StateModelLoss, fit, make_state_model
+from globediff_torchrl.state_models import (
+    STATE_MODELS,
+    Fitter,
+    GlobeDiff,
+    StateModel,
+    StateModelLoss,
+    fit,
+    make_state_model,
+)
 
 X, S = 4, 3
 AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
@@ -85,6 +93,20 @@ def test_locked_and_memory_mapped_data_are_answered_in_a_copy_that_shares_them(t
             torch.testing.assert_close(model(part)[INFERRED], expected[3:7])
         plain = data()
         assert model(plain) is plain
+
+
+@pytest.mark.parametrize("name", STATE_MODELS)
+@pytest.mark.parametrize("shape", [(6,), (6, 2)])
+def test_tensors_are_answered_as_a_tensordict_of_them_is(name, shape):
+    model = make_state_model(name, (X, S), **MODELS[name])
+    td = data(12).reshape(*shape, -1)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        expected = model(td.clone())
+        found = model(*(td[key] for key in model.in_keys))
+    found = found if isinstance(found, tuple) else (found,)  # of one out_key the tensor itself, as TorchRL does
+    assert len(found) == len(model.out_keys)
+    for key, value in zip(model.out_keys, found):
+        torch.testing.assert_close(value, expected[key])
 
 
 @pytest.mark.parametrize(("preset", "steps"), [("tuned", 5000), ("fast", 3000)])

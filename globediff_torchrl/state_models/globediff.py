@@ -178,9 +178,9 @@ class GlobeDiff(StateModel):
             self.out_keys.append(self.latent_key)
 
     # -------------------------------------------------------------------------------------------------- execution
-    @dispatch
+    @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write ``out_keys``, into a shallow copy where the tensordict is locked; shapes in the class's docstring."""
+        """Write ``out_keys``, into a shallow copy where the tensordict is locked; of x as a tensor give them back."""
         tensordict = unlocked(tensordict)
         x, lead, n = self.read_aux(tensordict)
         mean = self.regression(x) if self.centred else None

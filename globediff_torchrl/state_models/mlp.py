@@ -68,7 +68,7 @@ class MLPStateModel(StateModel):
             "mean_key": self.mean_key, **common,
         }  # fmt: skip
 
-    @dispatch
+    @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the mean state to both out_keys; into a shallow copy where the tensordict is locked."""
         tensordict = unlocked(tensordict)

@@ -32,7 +32,7 @@ class OracleStateModel(StateModel):
         self.in_keys = [self.aux_key, self.state_key]
         self.config = {"aux_dim": aux_dim, "state_dim": state_dim, **common}
 
-    @dispatch
+    @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the true state for each agent; into a shallow copy where the tensordict is locked."""
         x, s = tensordict.get(self.aux_key, None), tensordict.get(self.state_key, None)

@@ -79,7 +79,7 @@ class VAEStateModel(StateModel):
             "latent_key": self.latent_key, **common,
         }  # fmt: skip
 
-    @dispatch
+    @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write a sample and its z; into a shallow copy where the tensordict is locked."""
         tensordict = unlocked(tensordict)
