@@ -15,7 +15,7 @@ from torchrl.modules import ValueOperator
 from globediff_torchrl import UserError, load_policy, make_actor, make_critic, make_env, make_trainer, wrap_env
 from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.policies import update_input_statistics
-from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, fit, make_state_model
+from globediff_torchrl.state_models import Fitter, GlobeDiff, MLPStateModel, fit, make_state_model
 from globediff_torchrl.training.mappo import make_loss
 
 
@@ -34,6 +34,11 @@ def data(x: torch.Tensor | None = None, s: torch.Tensor | None = None, rows: int
 
 def fitted(here: Path, *arguments, **settings):
     return fit(model(), *arguments, **{"steps": 2, "batch_size": 4, "progress": False, **settings})
+
+
+def continued(**settings):
+    fitter = Fitter(model())
+    fit(fitter.model, data(), steps=2, batch_size=4, progress=False, fitter=fitter, **settings)
 
 
 def broken_weights(here: Path):
@@ -150,6 +155,17 @@ CALLS = [
         lambda _: fit(make_state_model("oracle", (8, 6)), data(), steps=2, batch_size=4, progress=False),
         ("expected another model", "OracleStateModel", "nothing to fit"),
     ),
+    Misuse(
+        "fitter of another model",
+        lambda here: fitted(here, data(), fitter=Fitter(model())),
+        ("the fitter of the GlobeDiff to be fitted", "got one of another GlobeDiff", "or Fitter(model)"),
+    ),
+    Misuse(
+        "weight decay beside a fitter",
+        lambda _: continued(weight_decay=0.1),
+        ("expects no weight_decay beside a fitter", "got 0.1", "give it to Fitter"),
+    ),
+    Misuse("average beside a fitter", lambda _: continued(ema=0.9), ("no ema beside", "got 0.9", "give it to Fitter")),
     Misuse("no size", lambda _: make_state_model("globediff", (0, 6)), ("aux_dim >= 1", "got 0", "the env's specs")),
     Misuse("no env", lambda _: make_state_model("vae", "hunt"), ("an env with a `task`", "got str", "make_env(")),
     Misuse(

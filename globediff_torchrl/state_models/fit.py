@@ -12,7 +12,7 @@ from tqdm import tqdm
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.files import replacing
 from globediff_torchrl.state_models.base import StateModel
-from globediff_torchrl.state_models.fitter import Fitter
+from globediff_torchrl.state_models.fitter import EMA, Fitter
 from globediff_torchrl.state_models.pairs import Pairs, pairs_of
 
 CENTER_SHARE = 0.15  # of the steps, for the regression of a centred model, before the diffusion starts
@@ -39,7 +39,7 @@ def fit(
     lr: float | None = None,
     *,
     weight_decay: float | None = None,
-    ema: float = 0.999,
+    ema: float | None = None,
     seed: int = 0,
     progress: bool = True,
     checkpoint: str | Path | None = None,
@@ -59,15 +59,16 @@ def fit(
             ``("agents", "active_mask")`` ``[*N, n, 1]`` if there is one; may be memory-mapped. Or :class:`Pairs`.
         steps, batch_size, lr, weight_decay: None takes the preset's (FIT in presets.py: 5000 steps for tuned, 3000 for
             the others and for other models). A row of a batch is one (x, s) pair.
-        ema: as :class:`Fitter`. seed: of the batches and the noise.
+        ema: as :class:`Fitter`, 0.999 where None is given. seed: of the batches and the noise.
         progress: show a bar.
         checkpoint: file to save to every ``checkpoint_every`` steps. If it is there, training goes on from it and ends
             as if it had not been interrupted.
         validation: data as above, which are not fitted; their loss is recorded beside the training's, and what the
             regression leaves open (``inferred_blend``) and the last denoising step leaves out (``final_noise``) is
             measured on them at the end: on fitted pairs both come out too small where the model over-fits.
-        fitter: an existing one to continue with: its optimiser state is kept, and once it has stepped the units of x
-            and s too (no new statistics, no lead of the regression); what is left open is measured anew at the end.
+        fitter: an existing one of this model to continue with: its optimiser state is kept, and once it has stepped the
+            units of x and s too (no new statistics, no lead of the regression); what is left open is measured anew at
+            the end. weight_decay and ema are its own, and not to be given beside it.
         stop_at: end after this many steps of the same plan (the rest can be resumed from the checkpoint).
 
     Returns:
@@ -75,7 +76,8 @@ def fit(
         prefix ``validation/``.
 
     Raises:
-        UserError: missing keys, wrong shapes, no rows, nobody alive, NaN, a foreign checkpoint.
+        UserError: missing keys, wrong shapes, no rows, nobody alive, NaN, a foreign checkpoint, the fitter of another
+            model.
 
     Example:
         >>> fit(GlobeDiff(aux_dim=8, state_dim=16), data, seed=0)
@@ -86,9 +88,12 @@ def fit(
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"fit expects {name} >= 1, got {value!r}: leave it away for the default.")
+    if fitter is not None:
+        _check_fitter(fitter, model, weight_decay=weight_decay, ema=ema)
     with torch.random.fork_rng(enabled=True):
         torch.manual_seed(seed)
-        run = _Run(model, data, steps, batch_size, lr, seed, fitter or Fitter(model, lr, weight_decay, ema=ema))
+        fitter = fitter or Fitter(model, lr, weight_decay, ema=EMA if ema is None else ema)
+        run = _Run(model, data, steps, batch_size, lr, seed, fitter)
         run.validation = None if validation is None else pairs_of(model, validation)
         run.resume_or_start(checkpoint)
         end = steps if stop_at is None else min(stop_at, steps)
@@ -97,6 +102,17 @@ def fit(
             if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == end):
                 run.save(checkpoint)
     return run.history
+
+
+def _check_fitter(fitter: Fitter, model: StateModel, **own: float | None) -> None:
+    if fitter.model is not model:
+        raise UserError(
+            f"fit expects the fitter of the {type(model).__name__} to be fitted, got one of another "
+            f"{type(fitter.model).__name__}, which alone it would train: give fit its fitter.model, or Fitter(model)."
+        )
+    for name, value in own.items():
+        if value is not None:
+            raise UserError(f"fit expects no {name} beside a fitter, which has one, got {value}: give it to Fitter.")
 
 
 class _Run:

@@ -12,6 +12,7 @@ from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.numerics import check_finite
 
+EMA = 0.999
 UNMEASURED_STEPS = 100  # full steps of a centred model after which a residual scale never measured is no accident
 
 
@@ -52,7 +53,7 @@ class Fitter:
         lr: float | None = None,
         weight_decay: float | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
-        ema: float = 0.999,
+        ema: float = EMA,
         grad_clip: float = 1.0,
     ):
         defaults = model.fit_defaults()
