@@ -163,6 +163,26 @@ def test_a_fit_that_is_continued_keeps_the_units_that_the_weights_were_trained_i
     assert good < 0.05 and error() < 1.1 * good and fitter.steps == steps + 2
 
 
+@pytest.mark.parametrize("stop", [None, 12])
+def test_a_fit_leaves_its_fitter_the_learning_rate_that_it_had(tmp_path, stop):
+    """That of the schedule's end would let the steps after it learn next to nothing."""
+    plan = {"steps": 20, "batch_size": 16, "lr": 1e-2, "progress": False, "checkpoint": tmp_path / "fit.pt"}
+    whole = small()
+    fit(whole, data(), **{**plan, "checkpoint": None})
+    if stop:
+        fit(small(), data(), **plan, stop_at=stop)
+    fitter = Fitter(small(), lr=2e-3)
+    fit(fitter.model, data(), fitter=fitter, **plan)
+    assert torch.equal(weights_of(whole), weights_of(fitter.model))
+    before = [p.clone() for p in fitter.raw.parameters()]
+    fitter.step(data(3))
+    assert fitter.optimizer.param_groups[0]["lr"] == 2e-3
+    assert max((p - q).abs().max() for p, q in zip(fitter.raw.parameters(), before)) > 5e-4
+    with pytest.raises(UserError, match="NaN"):
+        fit(fitter.model, data() * torch.nan, fitter=fitter, **{**plan, "checkpoint": None})
+    assert fitter.optimizer.param_groups[0]["lr"] == 2e-3  # after a fit that fails, too
+
+
 def test_a_continued_fit_that_is_interrupted_ends_as_the_uninterrupted_one(tmp_path):
     ends = []
     for stop in (None, 2):

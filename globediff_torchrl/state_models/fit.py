@@ -68,7 +68,7 @@ def fit(
             measured on them at the end: on fitted pairs both come out too small where the model over-fits.
         fitter: an existing one of this model to continue with: its optimiser state is kept, and once it has stepped the
             units of x and s too (no new statistics, no lead of the regression); what is left open is measured anew at
-            the end. weight_decay and ema are its own, and not to be given beside it.
+            the end, and its own lr holds again. weight_decay and ema are its own, and not to be given beside it.
         stop_at: end after this many steps of the same plan (the rest can be resumed from the checkpoint).
 
     Returns:
@@ -95,12 +95,14 @@ def fit(
         fitter = fitter or Fitter(model, lr, weight_decay, ema=EMA if ema is None else ema)
         run = _Run(model, data, steps, batch_size, lr, seed, fitter)
         run.validation = None if validation is None else pairs_of(model, validation)
-        run.resume_or_start(checkpoint)
         end = steps if stop_at is None else min(stop_at, steps)
-        for _ in tqdm(range(run.step, end), disable=not progress, desc=f"fit {type(model).__name__}", initial=run.step):
-            run.advance()
-            if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == end):
-                run.save(checkpoint)
+        with fitter.keeping_lr():  # before a checkpoint brings the schedule's
+            run.resume_or_start(checkpoint)
+            bar = {"disable": not progress, "desc": f"fit {type(model).__name__}", "initial": run.step}
+            for _ in tqdm(range(run.step, end), **bar):
+                run.advance()
+                if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == end):
+                    run.save(checkpoint)
     return run.history
 
 

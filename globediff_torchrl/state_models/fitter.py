@@ -2,6 +2,8 @@
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -135,6 +137,16 @@ class Fitter:
         if self._full_steps == UNMEASURED_STEPS and not center_only:
             self._check_measured()
         return {**{name: value.detach() for name, value in terms.items()}, "grad_norm": norm.detach()}
+
+    @contextmanager
+    def keeping_lr(self) -> Iterator[None]:
+        """Whatever learning rates the steps inside are given, that of before holds after them."""
+        before = [group["lr"] for group in self.optimizer.param_groups]
+        try:
+            yield
+        finally:
+            for group, lr in zip(self.optimizer.param_groups, before):
+                group["lr"] = lr
 
     @torch.no_grad()
     def _average(self) -> None:
