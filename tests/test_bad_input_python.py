@@ -63,6 +63,13 @@ def pretrained(here: Path, model_class=GlobeDiff, **overrides):
     return model_class.from_pretrained(here / "model", **overrides)
 
 
+def edited(here: Path):
+    model().save_pretrained(here / "model")
+    config = here / "model" / "config.json"
+    config.write_text(config.read_text().replace('"aux_dim": 8', '"aux_dim": 9'))
+    return GlobeDiff.from_pretrained(here / "model")
+
+
 def of_another_env(here: Path):
     make_state_model("globediff", make_env("vmas/hunt", num_envs=2), width=16).save_pretrained(here / "model")
     return make_env("vmas/gates", num_envs=2).rollout(2, GlobeDiff.from_pretrained(here / "model"))
@@ -178,13 +185,16 @@ CALLS = [
         lambda here: pretrained(here, MLPStateModel),
         ("expected a MLPStateModel", "holds a GlobeDiff", "load it with GlobeDiff.from_pretrained"),
     ),
-    Misuse(
-        "weights of another size", lambda here: pretrained(here, aux_dim=9), ("do not fit", "size mismatch", "were")
-    ),
+    Misuse("weights of another size", edited, ("do not fit", "size mismatch", "were")),
     Misuse(
         "another preset",
         lambda here: pretrained(here, preset="fast"),
-        ("expected preset='tuned' or none", "got preset='fast'", "override single settings by name"),
+        ("expected preset='tuned' or none", "got preset='fast'", "What can be overridden is sampler, clip"),
+    ),
+    Misuse(
+        "another schedule",
+        lambda here: pretrained(here, schedule="vp"),
+        ("expected schedule='log_snr' or none", "got schedule='vp'", "leave it away"),
     ),
     Misuse("no run", lambda here: load_policy(here), ("expected the output folder", "no config.yaml", "of a run")),
     Misuse("no weights", untrained, ("expected a run that has ended", "no policy.safetensors", "resume=")),

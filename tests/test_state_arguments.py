@@ -10,6 +10,7 @@ from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, VAEStateMod
 from globediff_torchrl.state_models.presets import FIT
 
 X, S = 6, 5
+UNITS = {"denoiser": "unet", "tokens": "entity", "token_index": [[0, 1], [2, 3], [4, -1]]}
 
 
 def small(**settings):
@@ -119,15 +120,44 @@ def test_a_type_error_of_a_constructors_own_is_not_hidden(monkeypatch):
         make_state_model("regressor", (X, S))
 
 
-def test_another_schedule_takes_its_own_options_and_its_own_levels(tmp_path):
+@pytest.mark.parametrize(
+    ("model", "override"),
+    [
+        (small(), {"prediction": "eps"}),
+        (small(), {"schedule": "vp"}),
+        (small(), {"schedule": None, "preset": "paper"}),
+        (small(), {"schedule_options": {"last": -4.0}}),
+        (small(), {"diffusion_steps": 4}),
+        (small(), {"final_noise": True}),
+        (small(), {"width": 24}),
+        (small(**UNITS), {"token_index": torch.tensor([[2, 3], [0, 1], [4, -1]])}),
+        (MLPStateModel(X, S, width=16), {"preset": "paper"}),  # another activation
+        (VAEStateModel(X, S, width=16), {"latent_dim": 3}),
+    ],
+)
+def test_what_the_weights_were_trained_with_is_not_overridden(tmp_path, model, override):
+    with pytest.raises(UserError, match=r"or none, got.*What can be overridden is .*infer_per"):
+        reload(tmp_path, model, **override)
+
+
+def test_what_the_weights_do_not_depend_on_is_overridden_and_what_is_saved_may_be_repeated(tmp_path):
     model = small(schedule_options={"last": -4.0})
-    loaded = reload(tmp_path, model, schedule="vp")
-    fresh = small(schedule="vp")
-    assert loaded.schedule.options == fresh.schedule.options
-    assert torch.equal(loaded.schedule.alpha_bar, fresh.schedule.alpha_bar)  # not those that were saved
-    assert reload(tmp_path, fresh, schedule=None).schedule.options == small().schedule.options  # the preset's
-    assert reload(tmp_path, model, schedule="log_snr").schedule.options["last"] == -4.0
-    assert reload(tmp_path, model, schedule="vp", schedule_options={"b_max": 12.0}).schedule.options["b_max"] == 12.0
+    others = {"sampler": "ddim", "clip": 3.0, "num_samples": 2, "deterministic": "prior_mean", "noise": "fixed"}
+    others |= {"infer_per": "team", "inferred_key": "guess", "beta_kl": 0.5, "levels": "noisy", "dims": "equal"}
+    loaded = reload(tmp_path, model, **others, prediction="v", preset="tuned", width=16)
+    assert {name: loaded.config[name] for name in others} == others
+    assert torch.equal(loaded.schedule.alpha_bar, model.schedule.alpha_bar)
+    assert not GlobeDiff.from_pretrained(tmp_path, sample=False).sample
+    assert set(others) | {"sample"} <= set(GlobeDiff.overridable) <= set(model.config)
+    index = torch.tensor(UNITS["token_index"])
+    assert reload(tmp_path, small(**UNITS), token_index=index).config["token_index"] == index.tolist()
+
+
+def test_a_model_of_ones_own_says_itself_what_may_be_overridden(tmp_path):
+    class Linear(MLPStateModel):
+        overridable = None
+
+    assert reload(tmp_path, Linear(X, S, width=16), preset="paper").preset == "paper"
 
 
 def test_a_fit_takes_the_presets_steps_and_other_models_three_thousand():

@@ -156,9 +156,10 @@ def test_foreign_or_torn_files_get_one_clear_message(tmp_path):
     make().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="holds a GlobeDiff, expected a MLPStateModel"):
         MLPStateModel.from_pretrained(tmp_path)
-    with pytest.raises(UserError, match="do not fit"):
-        GlobeDiff.from_pretrained(tmp_path, width=24)
     config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "config": {**config["config"], "width": 24}}))
+    with pytest.raises(UserError, match="do not fit"):
+        GlobeDiff.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**config, "version": 99}))
     with pytest.raises(UserError, match=r"version 1, got .* version 99"):
         GlobeDiff.from_pretrained(tmp_path)

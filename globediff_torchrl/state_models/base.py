@@ -12,12 +12,13 @@ from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, unknown
-from globediff_torchrl.state_models.files import read_config, read_weights, write_model
+from globediff_torchrl.state_models.files import read_config, read_weights, with_overrides, write_model
 from globediff_torchrl.state_models.numerics import check_finite, statistics
 from globediff_torchrl.state_models.presets import FIT, OTHER_STEPS
 from globediff_torchrl.state_models.reading import as_key, names, read_pairs
 
 INFER_PER = ("agent", "team")
+COMMON = ("infer_per", "aux_key", "state_key", "inferred_key")  # arguments that no weight depends on
 
 
 class StateModel(TensorDictModuleBase):
@@ -37,6 +38,7 @@ class StateModel(TensorDictModuleBase):
     """
 
     preset = "tuned"  # of a model that has none: whose `fit_defaults` it takes
+    overridable: tuple[str, ...] | None = None  # arguments that `from_pretrained` may replace; None: any that fits
 
     def __init__(
         self,
@@ -198,10 +200,11 @@ class StateModel(TensorDictModuleBase):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **overrides: Any) -> "StateModel":
-        """Read what :meth:`save_pretrained` wrote. ``overrides`` replace saved arguments that change no weight.
+        """Read what :meth:`save_pretrained` wrote. ``overrides`` replace saved arguments, of :attr:`overridable` alone.
 
         Raises:
-            UserError: no such files, another format, version or class, an unknown override, weights that do not fit.
+            UserError: no such files, another format, version or class, an override that is unknown or would give the
+                weights another meaning, weights that do not fit.
         """
         directory = Path(directory)
         model = cls.from_config(cls.override(read_config(directory, cls.__name__), overrides))
@@ -220,7 +223,7 @@ class StateModel(TensorDictModuleBase):
     @classmethod
     def override(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
         """The saved arguments with others in the place of some."""
-        return {**saved, **overrides}
+        return with_overrides(saved, overrides, cls.overridable)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "StateModel":

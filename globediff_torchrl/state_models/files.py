@@ -1,11 +1,12 @@
 """A state model as files: weights in ``model.safetensors``, the constructor's arguments in ``config.json``."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from globediff_torchrl.errors import UserError
 
@@ -42,6 +43,23 @@ def read_config(directory: Path, expected: str) -> dict[str, Any]:
     if name != expected:
         raise UserError(f"{directory} holds a {name}, expected a {expected}: load it with {name}.from_pretrained.")
     return content["config"]
+
+
+def with_overrides(saved: dict[str, Any], given: dict[str, Any], allowed: Collection[str] | None) -> dict[str, Any]:
+    """The saved arguments with those given in their place; ``allowed`` are those that may differ, None for all.
+
+    Raises:
+        UserError: another value of what the weights were trained with.
+    """
+    for name, value in given.items():
+        value = value.tolist() if isinstance(value, Tensor) else value  # as it is saved
+        if allowed is not None and name in saved and name not in allowed and value != saved[name]:
+            raise UserError(
+                f"from_pretrained takes what the weights were trained with from their file, expected "
+                f"{name}={saved[name]!r} or none, got {name}={value!r}: leave it away. What can be overridden is "
+                f"{', '.join(allowed)}."
+            )
+    return {**saved, **given}
 
 
 def read_weights(directory: Path, model: nn.Module) -> None:

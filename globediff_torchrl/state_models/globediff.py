@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
 from globediff_torchrl.state_models.latent import LatentPosterior, mlp
@@ -23,6 +22,8 @@ from globediff_torchrl.state_models.schedule import NoiseSchedule
 from globediff_torchrl.state_models.unet import make_denoiser
 
 RESIDUAL_FLOOR = 0.05  # of the residual scale: what x tells exactly is not blown up to unit variance
+_SETTINGS = frozenset(PRESETS["tuned"])
+_KEYS = ("aux_key", "state_key", "inferred_key", "latent_key", "hypotheses_key", "mean_key", "blend_key")
 
 
 class GlobeDiff(StateModel):
@@ -82,6 +83,11 @@ class GlobeDiff(StateModel):
         >>> td["agents", "hypotheses"].shape
         torch.Size([5, 3, 4, 12])
     """
+
+    overridable = (
+        "sampler", "clip", "num_samples", "sample", "deterministic", "noise", "beta_kl", "levels", "dims", "infer_per",
+        *_KEYS,
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -274,21 +280,9 @@ class GlobeDiff(StateModel):
 
     @classmethod
     def override(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-        """The saved arguments with others in the place of some; options of a schedule go with it.
-
-        Raises:
-            UserError: another preset: it would change none of the saved settings, which are all in the file.
-        """
-        preset = saved.get("preset")
-        if overrides.get("preset", preset) != preset:
-            raise UserError(
-                f"from_pretrained takes a model's settings from its file, expected preset={preset!r} or none, got "
-                f"preset={overrides['preset']!r}: leave it away, and override single settings by name, such as sampler."
-            )
-        before = saved.get("schedule")
-        kept = overrides.get("schedule", before) == before
+        """The saved arguments, of older files too, with others in the place of some."""
         # before there was a choice the prior was one Gaussian, whatever the preset takes now
-        return {"latent_modes": 1, **saved, **({} if kept else {"schedule_options": None}), **overrides}
+        return super().override({"latent_modes": 1, **saved}, overrides)
 
     @classmethod
     def from_env(cls, env: Any, preset: str = "tuned", **overrides: Any) -> "GlobeDiff":
@@ -296,7 +290,3 @@ class GlobeDiff(StateModel):
         if overrides.get("tokens") == "entity" and "token_index" not in overrides:
             overrides["token_index"] = env.task.inferred_layout.tokens()
         return super().from_env(env, preset=preset, **overrides)
-
-
-_SETTINGS = frozenset(PRESETS["tuned"])
-_KEYS = ("aux_key", "state_key", "inferred_key", "latent_key", "hypotheses_key", "mean_key", "blend_key")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import check_count, unknown
-from globediff_torchrl.state_models.base import StateModel
+from globediff_torchrl.state_models.base import COMMON, StateModel
 from globediff_torchrl.state_models.latent import mlp
 from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
@@ -39,6 +39,8 @@ class MLPStateModel(StateModel):
         >>> model = MLPStateModel(aux_dim=8, state_dim=12)
         >>> model(TensorDict({("agents", "aux_observation"): torch.randn(5, 3, 8)}, [5]))
     """
+
+    overridable = (*COMMON, "mean_key")
 
     def __init__(
         self,

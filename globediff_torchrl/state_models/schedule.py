@@ -109,7 +109,7 @@ class NoiseSchedule(nn.Module):
         self.exact_alpha_bar: tuple[float, ...] = tuple(alpha_bar.tolist())
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        """Nothing: the buffers follow from the arguments, and a saved model may be loaded with another schedule."""
+        """Nothing: the buffers follow from the arguments, as the samplers' coefficients do."""
 
     def _check(self, alpha_bar: Tensor) -> None:
         final = alpha_bar[-1].item()

@@ -10,7 +10,7 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import check_count, unknown
-from globediff_torchrl.state_models.base import StateModel
+from globediff_torchrl.state_models.base import COMMON, StateModel
 from globediff_torchrl.state_models.latent import LatentPosterior, active_units, gaussian_kl, mlp, sample_gaussian
 from globediff_torchrl.state_models.numerics import check_number, masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
@@ -43,6 +43,8 @@ class VAEStateModel(StateModel):
         >>> model = VAEStateModel(aux_dim=8, state_dim=12)
         >>> model(TensorDict({("agents", "aux_observation"): torch.randn(5, 3, 8)}, [5]))
     """
+
+    overridable = (*COMMON, "beta_kl", "zero_latent", "latent_key")
 
     def __init__(
         self,
