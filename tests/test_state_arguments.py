@@ -1,5 +1,6 @@
 """Arguments of the state models: what cannot be meant is refused, in the constructor, from an env and from files."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -49,6 +50,9 @@ def small(**settings):
         ({"clip": -1}, "clip expects a number above 0, got -1"),
         ({"clip": "3"}, "clip expects a number above 0, got '3'"),
         ({"schedule_options": {"first": "a"}}, "first of the log_snr schedule expects a number, got 'a'"),
+        ({"tokens": "entity", "token_index": [[0]]}, "tokens='entity' is read by nothing.*expected denoiser='unet'"),
+        ({"latent_modes": 4, "latent_dim": 0}, "latent_modes=4 is read by nothing.*a latent_dim above 0"),
+        ({"latent_modes": 4, "latent_prior": "standard"}, "latent_prior='learned' and.*leave latent_modes away"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(arguments, message):
@@ -59,6 +63,24 @@ def test_settings_that_cannot_be_meant_are_refused(arguments, message):
 def test_numbers_that_can_be_meant_are_taken():
     model = small(beta_kl=0, clip=3, final_noise=True, diffusion_steps=2, schedule_options={"last": -4})
     assert (model.beta_kl, model.sampler.clip, model.final_noise) == (0, 3, True)
+
+
+@pytest.mark.parametrize("without", [{"latent_dim": 0}, {"latent_prior": "standard"}])
+def test_a_presets_own_modes_are_no_mistake_without_a_learned_prior(tmp_path, without):
+    model = small(preset="fast", **without)
+    assert model.prior is None
+    assert GlobeDiff(**model.config).config == model.config
+    assert reload(tmp_path, model, num_samples=2).prior is None
+
+
+@pytest.mark.parametrize("idle", [{"latent_modes": 32, "latent_dim": 0}, {"tokens": "entity", "token_index": [[0, 1]]}])
+def test_files_with_settings_that_nothing_reads_are_read(tmp_path, idle):
+    """Older versions wrote them."""
+    small(**{"latent_dim": 0} if "latent_dim" in idle else {}).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**saved, "config": {**saved["config"], **idle}}))
+    loaded = GlobeDiff.from_pretrained(tmp_path)
+    assert (loaded.config["latent_modes"], loaded.config["tokens"]) == (1, "flat")
 
 
 @pytest.mark.parametrize(

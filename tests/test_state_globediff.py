@@ -93,11 +93,11 @@ def test_the_true_state_is_not_read_at_execution(name):
 
 
 def test_sample_false_writes_the_mean_and_runs_no_chain():
-    model = make(sample=False)
+    model = make(sample=False, num_samples=4)
     model.denoiser = None
     td = model(batch(4))
     assert torch.equal(td[INFERRED], td[MEAN])
-    assert LATENT not in model.out_keys
+    assert set(td.keys(True, True)) == {AUX, *model.out_keys} == {AUX, INFERRED, MEAN}
 
 
 @pytest.mark.parametrize("model", [make(num_samples=2), MLPStateModel(X, S, width=16), VAEStateModel(X, S, width=16)])

@@ -175,7 +175,8 @@ def _check_reads(reads: str, state_model: TensorDictModuleBase | None) -> None:
     if missing:
         raise UserError(
             f"reads={reads} needs {missing[0]}, which this {type(state_model).__name__} does not write (it writes "
-            f"{state_model.out_keys}). Hypotheses come from num_samples above 1, a mean from center=regression."
+            f"{state_model.out_keys}). Hypotheses come from num_samples above 1 (and sample=True), a mean "
+            "from center=regression."
         )
 
 

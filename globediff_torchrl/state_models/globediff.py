@@ -14,7 +14,7 @@ from globediff_torchrl.state_models.calibration import last_step_spread, residua
 from globediff_torchrl.state_models.latent import LatentPosterior, mlp
 from globediff_torchrl.state_models.latent_mixture import make_prior
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
-from globediff_torchrl.state_models.presets import FIT, PRESETS, complete_settings
+from globediff_torchrl.state_models.presets import FIT, PRESETS, complete_settings, idle_settings
 from globediff_torchrl.state_models.reading import as_key, unlocked
 from globediff_torchrl.state_models.repeatable import RepeatableNoise
 from globediff_torchrl.state_models.sampler import DiffusionSampler
@@ -29,9 +29,10 @@ _KEYS = ("aux_key", "state_key", "inferred_key", "latent_key", "hypotheses_key",
 class GlobeDiff(StateModel):
     """Infer the global state from x: z ~ p(z | x), then K denoising steps from noise to s_hat (Eqs. 3, 7 and 11).
 
-    Reads ``("agents", "aux_observation")`` ``[*B, n, d_x]``, never ``"state"``. Writes
+    Reads ``("agents", "aux_observation")`` ``[*B, n, d_x]``, never ``"state"``. Writes (with ``sample=False`` the mean
+    alone, as ``inferred_state`` and ``inferred_mean``)
 
-    - ``("agents", "inferred_state")`` ``[*B, n, d_s]``: the first hypothesis (the mean where ``sample=False``);
+    - ``("agents", "inferred_state")`` ``[*B, n, d_s]``: the first hypothesis;
     - ``("agents", "hypotheses")`` ``[*B, n, S, d_s]`` where ``num_samples > 1``;
     - ``("agents", "inferred_mean")`` ``[*B, n, d_s]``, an estimate of E[s | x], where centred;
     - ``("agents", "inferred_blend")`` ``[*B, n, d_s]``, where centred: mean + r (sample - mean), r the share of a dim's
@@ -55,12 +56,12 @@ class GlobeDiff(StateModel):
         center: ``"regression"`` diffuses what a regression from x leaves open; ``"none"`` the whole state (the paper).
         center_width: hidden size of that regression, two layers.
         latent_dim: d_z; 0 for no latent. latent_width, latent_layers: of prior and posterior (Table 3).
-        latent_modes: Gaussians in p(z | x): 1 (Eq. 3), or more, between which z chooses first.
+        latent_modes: Gaussians in a learned p(z | x): 1 (Eq. 3), or more, between which z chooses first.
         latent_prior: ``"learned"``, or ``"standard"``: no prior network and no KL, z ~ N(0, I) at execution
             (the ablation "w/o p").
         beta_kl: weight of the KL in Eq. 10.
-        denoiser: ``"mlp"``, ``"gated"`` or ``"unet"``; width, blocks: its size. tokens: ``"flat"``, or ``"entity"``
-            with ``token_index`` ``[entities, channels]`` (which state dim is where, -1 for padding).
+        denoiser: ``"mlp"``, ``"gated"`` or ``"unet"``; width, blocks: its size. tokens: ``"flat"``, or of the U-Net
+            ``"entity"`` with ``token_index`` ``[entities, channels]`` (which state dim is where, -1 for padding).
         levels: how training draws k, ``"uniform"`` (Eq. 10) or ``"noisy"`` (the noisiest most).
         dims: how the loss counts the dims of the state, ``"equal"`` (Eq. 10) or ``"open"`` (by the variance that the
             regression leaves open of each).
@@ -74,7 +75,8 @@ class GlobeDiff(StateModel):
 
     Raises:
         UserError: an unknown name, a size below 1, a schedule that does not end in noise, a mean asked for where the
-            model is not centred; in forward, a missing or wrongly shaped x.
+            model is not centred, ``tokens`` or ``latent_modes`` given where nothing reads them; in forward, a missing
+            or wrongly shaped x.
 
     Example:
         >>> from tensordict import TensorDict
@@ -176,7 +178,7 @@ class GlobeDiff(StateModel):
 
     def _set_out_keys(self) -> None:
         self.out_keys = [self.inferred_key]
-        if self.num_samples > 1:
+        if self.num_samples > 1 and self.sample:
             self.out_keys.append(self.hypotheses_key)
         if self.centred:
             self.out_keys += [self.mean_key, self.blend_key] if self.sample else [self.mean_key]
@@ -282,7 +284,8 @@ class GlobeDiff(StateModel):
     def override(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
         """The saved arguments, of older files too, with others in the place of some."""
         # before there was a choice the prior was one Gaussian, whatever the preset takes now
-        return super().override({"latent_modes": 1, **saved}, overrides)
+        saved = {"latent_modes": 1, **saved}
+        return super().override({**saved, **idle_settings(saved)}, overrides)
 
     @classmethod
     def from_env(cls, env: Any, preset: str = "tuned", **overrides: Any) -> "GlobeDiff":

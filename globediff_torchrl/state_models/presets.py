@@ -115,19 +115,36 @@ def check_settings(values: dict[str, Any]) -> None:
         raise UserError("sample=False writes the mean, which needs center='regression', got center='none'.")
 
 
+_NEEDS = {"tokens": "denoiser='unet'", "latent_modes": "latent_prior='learned' and a latent_dim above 0"}
+
+
+def idle_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of all settings of a GlobeDiff those that nothing reads, with the value that they then have."""
+    idle: dict[str, Any] = {} if settings["denoiser"] == "unet" else {"tokens": "flat"}
+    learned = settings["latent_dim"] > 0 and settings["latent_prior"] == "learned"
+    return idle if learned else {**idle, "latent_modes": 1}
+
+
 def complete_settings(preset: str, given: dict[str, Any], modes: dict[str, Any]) -> dict[str, Any]:
-    """The preset with what was given in place of some of it, and what follows from K where neither says.
+    """The preset with what was given in place of some of it, and what follows from the rest where neither says.
 
     Args:
         given: settings that the caller named. modes: arguments that no preset has, only checked.
 
     Raises:
-        UserError: an unknown preset, or values that cannot be meant.
+        UserError: an unknown preset, or values that cannot be meant, or that nothing would read.
     """
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     settings = {**PRESETS[preset], **given}
     check_settings({**settings, **modes})
+    for name, value in idle_settings({**settings, **modes}).items():
+        if given.get(name, value) != value:
+            raise UserError(
+                f"{name}={given[name]!r} is read by nothing here, expected {_NEEDS[name]} beside it: add that, or "
+                f"leave {name} away."
+            )
+        settings[name] = value  # the preset's is not the caller's
     steps = settings["diffusion_steps"]
     if settings["beta_kl"] is None:
         settings["beta_kl"] = default_beta_kl(steps)
