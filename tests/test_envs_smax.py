@@ -14,6 +14,7 @@ from torchrl.envs.utils import check_env_specs
 from globediff_torchrl import keys, make_env
 from globediff_torchrl.envs import describe_hidden, load_simulator_state, simulator_state
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.state_models import MLPStateModel
 
 need_jaxmarl()
 pytestmark = pytest.mark.usefixtures("jaxmarl_in_silence")
@@ -183,6 +184,15 @@ def test_the_relative_target_is_what_the_simulator_holds():
     assert some_died
     tokens = env.task.state_layout.tokens()
     assert tokens.shape == (10, 10) and (tokens >= 0).all(), "one row a unit"
+
+
+@pytest.mark.parametrize("target", ["absolute", "relative"])
+def test_with_a_joint_x_one_inference_serves_the_team_as_all_agents_have_one_target(target):
+    env = make_env("smax/3m", num_envs=B, seed=0, state_target=target, aux="joint")
+    assert MLPStateModel.from_env(env).infer_per == "team"
+    if target == "relative":
+        targets = env.rollout(20)[keys.TARGET_STATE]
+        assert torch.equal(targets, targets[..., :1, :].expand_as(targets)) and targets.std() > 0
 
 
 def test_independent_types_are_not_mirrored():

@@ -19,6 +19,7 @@ from globediff_torchrl.envs import Feature, FeatureLayout, describe_hidden, scen
 from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.episodes import evaluate
+from globediff_torchrl.state_models import MLPStateModel
 
 
 class Corridor(ParallelEnv):
@@ -194,6 +195,23 @@ def test_a_time_limit_of_the_environments_own_may_be_a_property(own):
     group = {"agents": [f"walker_{i}" for i in range(3)]}
     env = Limited(Corridor(), group_map=group, use_mask=False, done_on_any=True, return_state=True)
     assert wrap_env(env, max_steps=2).rollout(2)["next", "truncated"].any() != own
+
+
+@pytest.mark.parametrize(
+    ("aux", "shared", "per"), [("joint", False, "agent"), ("joint_history", True, "team"), ("history", True, "agent")]
+)
+def test_one_inference_serves_the_team_only_where_all_agents_have_one_target(aux, shared, per):
+    class Told(PettingZooWrapper):
+        target_shared = shared
+
+    group = {"agents": [f"walker_{i}" for i in range(3)]}
+    inner = Told(Corridor(), group_map=group, use_mask=False, done_on_any=True, return_state=True)
+    targets = RenameTransform([k.OBSERVATION], [k.TARGET_STATE], create_copy=True)  # each walker's own place and coin
+    env = wrap_env(TransformedEnv(inner, targets), aux=aux, target_layout=FeatureLayout.numbered(2, "walker"))
+    model = MLPStateModel.from_env(env, width=16)
+    assert (model.state_key, model.state_dim, model.infer_per) == (k.TARGET_STATE, 2, per)
+    inferred = model(env.rollout(2))[k.INFERRED_STATE]
+    assert torch.equal(inferred[:, 0], inferred[:, 1]) == (per == "team")
 
 
 def test_one_hot_actions_are_refused_with_the_wrappers_entry():

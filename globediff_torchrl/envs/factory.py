@@ -130,6 +130,7 @@ def wrap_env(
             environment gives ``("agents", "active_mask")`` ``[*B, n, 1]`` itself, or ``(group, "mask")``, as TorchRL
             does of PettingZoo's agents.
         name, description, target_layout, ends_early, code: for the :class:`Task`; the name is by default the class's.
+            An environment whose target is the same for all agents has an attribute ``target_shared = True``.
 
     Raises:
         UserError: where the group or the state is missing, or a layout or mask has another size than the spec.
@@ -170,6 +171,7 @@ def wrap_env(
         continuous=action_spec.dtype.is_floating_point,
         description=description,
         target_layout=target_layout,
+        target_shared=bool(_own(innermost, "target_shared")),
         ends_early=ends_early,
         code=code,
     )

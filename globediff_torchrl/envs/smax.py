@@ -75,6 +75,7 @@ class SmaxEnv(EnvBase):
     """
 
     own_time_limit = True
+    target_shared = True  # an enemy has the same slot for every agent
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ class Task:
         continuous: whether actions are continuous.
         description: one line.
         target_layout: what the ``d_t`` numbers of ``("agents", "target_state")`` are; None where there is none.
+        target_shared: whether that is the same for all agents, as the state is, so that one inference can serve them.
         ends_early: whether episodes end before the time limit, so that a batch holds pieces of episodes.
         code: a fingerprint of the scenario's source, so that data of another version are not taken for its own; None
             where there is no source to look at.
@@ -49,6 +50,7 @@ class Task:
     continuous: bool
     description: str
     target_layout: FeatureLayout | None = None
+    target_shared: bool = False
     ends_early: bool = False
     code: str | None = None
 

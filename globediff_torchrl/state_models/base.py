@@ -213,7 +213,9 @@ class StateModel(TensorDictModuleBase):
 
     @classmethod
     def from_env(cls, env: Any, **overrides: Any) -> "StateModel":
-        """Build the model that fits an env of :func:`make_env`: sizes from its specs, ``infer_per`` from its aux.
+        """Build the model that fits an env of :func:`make_env`: sizes from its specs, ``infer_per`` from its task.
+
+        One inference serves the team where x is joint, unless each agent has a target of its own.
 
         Raises:
             UserError: the env has no ``task``, no aux observation, or no state; an unknown override.
@@ -262,9 +264,10 @@ def dims_of(env: Any) -> dict[str, Any]:
             "make it with aux='history', 'joint' or 'joint_history'."
         )
     spec, target = env.observation_spec, getattr(task, "target_key", keys.STATE)
+    one_answer = target == keys.STATE or task.target_shared  # for all agents
     return {
         "aux_dim": int(spec[keys.AUX_OBSERVATION].shape[-1]),
         "state_dim": int(spec[target].shape[-1]),
         "state_key": target,
-        "infer_per": "team" if "joint" in str(task.aux) else "agent",
+        "infer_per": "team" if one_answer and "joint" in str(task.aux) else "agent",
     }
