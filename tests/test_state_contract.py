@@ -95,6 +95,20 @@ def test_locked_and_memory_mapped_data_are_answered_in_a_copy_that_shares_them(t
         assert model(plain) is plain
 
 
+@pytest.mark.parametrize("name", ["globediff", "regressor", "vae"])
+def test_the_loss_of_a_fitted_model_says_that_nothing_would_be_trained(name):
+    model = make_state_model(name, (X, S), **MODELS[name])
+    fit(model, data(), steps=2, batch_size=4, progress=False)
+    loss = model.make_loss()
+    with pytest.raises(UserError, match=r"expects a model whose parameters require grad.*call model.requires_grad_"):
+        loss(data())
+    with torch.no_grad():
+        assert all(term.isfinite() for term in loss(data()).values())
+    model.requires_grad_(True)
+    sum(value for key, value in loss(data()).items() if key.startswith("loss_")).backward()
+    assert any(parameter.grad is not None for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("name", STATE_MODELS)
 @pytest.mark.parametrize("shape", [(6,), (6, 2)])
 def test_tensors_are_answered_as_a_tensordict_of_them_is(name, shape):

@@ -54,7 +54,8 @@ def fit(
     (``residual_scale``), and both go on together. The global random generator is left as it was found.
 
     Args:
-        model: any state model with a loss; ends up holding the averaged weights.
+        model: any state model with a loss; ends up holding the averaged weights, which do not require grad: before an
+            optimiser of your own, call ``model.requires_grad_(True)``.
         data: ``("agents", "aux_observation")`` ``[*N, n, d_x]`` and ``"state"`` ``[*N, d_s]`` or ``[*N, n, d_s]``, and
             ``("agents", "active_mask")`` ``[*N, n, 1]`` if there is one; may be memory-mapped. Or :class:`Pairs`.
         steps, batch_size, lr, weight_decay: None takes the preset's (FIT in presets.py: 5000 steps for tuned, 3000 for

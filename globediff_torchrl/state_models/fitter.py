@@ -31,7 +31,8 @@ class Fitter:
     only trained on, needs the last one alone.
 
     Args:
-        model: any state model with a loss. It stays where it is (device, references); its weights change in place.
+        model: any state model with a loss. It stays where it is (device, references); its weights change in place and
+            no longer require grad: before an optimiser of your own, call ``model.requires_grad_(True)``.
         lr, weight_decay: of AdamW; None takes the model's preset. betas: of AdamW.
         ema: decay of the moving average, warmed up: min(ema, (1 + t) / (10 + t)).
         grad_clip: bound on the gradient's norm.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
+from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
 
 
@@ -47,7 +49,17 @@ class StateModelLoss(LossModule):
         """Scalars by name, of standardised x ``[M, d_x]`` and s ``[M, d_s]``; ``weights`` ``[M]`` is 0 for the dead."""
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The terms as a tensordict of scalars."""
+        """The terms as a tensordict of scalars.
+
+        Raises:
+            UserError: a model of which nothing would be trained; missing keys or wrong shapes.
+        """
+        if torch.is_grad_enabled() and not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise UserError(
+                f"{type(self).__name__} expects a model whose parameters require grad, got a "
+                f"{type(self.model).__name__} of which none does, as fit and Fitter leave it: call "
+                "model.requires_grad_(True), or evaluate under torch.no_grad()."
+            )
         names = self.tensor_keys
         x, s, weights = self.model.training_pairs(tensordict, names.aux_observation, names.state, names.active_mask)
         return TensorDict(self.terms(x, s, weights), [])
