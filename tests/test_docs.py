@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import re
 import runpy
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -32,13 +34,34 @@ def rows(page: str, heading: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_the_documentation_builds_without_warnings(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The documentation as html, and what its making said."""
+    folder = tmp_path_factory.mktemp("docs")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
-    command += ["-d", str(tmp_path / "doctrees"), str(DOCS), str(tmp_path / "html")]
+    command += ["-d", str(folder / "doctrees"), str(DOCS), str(folder / "html")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return folder / "html", done
+
+
+def test_the_documentation_builds_without_warnings(site):
+    html, done = site
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "html" / "index.html").is_file()
+    assert (html / "index.html").is_file()
+
+
+def test_what_the_guides_tell_one_to_use_is_in_the_api_reference(site):
+    inventory = zlib.decompress((site[0] / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
+    described = {line.split()[0].rpartition(".")[2] for line in inventory.splitlines()}
+    pages = "".join(page.read_text() for page in (ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("examples/*.py")))
+    imported = re.findall(r"^from (globediff_torchrl[\w.]*) import ([\w, ]+)", pages, re.MULTILINE)
+    used = {(module, name.strip()) for module, names in imported for name in names.split(",")}
+    called = {name for module, name in used if callable(getattr(importlib.import_module(module), name))}
+    in_prose = {"spread_over_error", "energy_score", "BatchValueNorm", "drop_crashed"}
+    assert "pairs_of" in called and called | in_prose <= described, (called | in_prose) - described
+    assert "globediff_torchrl.GlobeDiff.save_pretrained" in inventory
+    assert "globediff_torchrl.GlobeDiff.from_pretrained" in inventory
 
 
 def run_example(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:

@@ -97,5 +97,12 @@ class TensorDictPairs:
 
 
 def pairs_of(model: StateModel, data: TensorDictBase | Pairs) -> Pairs:
-    """``data`` as :class:`Pairs`."""
+    """``data`` as :class:`Pairs`: of a tensordict as :func:`fit` takes it, a step and one of its agents each.
+
+    Raises:
+        UserError: missing keys, wrong shapes, no row, nobody alive.
+
+    Example:
+        >>> fitter.set_statistics(*pairs_of(model, data).spread(200_000))
+    """
     return data if hasattr(data, "draw") else TensorDictPairs(model, data)
