@@ -5,8 +5,9 @@
 
 For each problem, model and seed: energy distance (unbiased, 0 for exact samples) and squared Wasserstein-2 a
 dimension, of samples against exact ones for given x, averaged over x, in units of spread. `share` is that energy
-distance as a percentage of the regressor's, same problem and seed. Interrupted runs go on where they stopped: a row
-that is in the CSV with the same number of steps is not run again.
+distance as a percentage of the regressor's, same problem and seed, after as many steps or, where there is none, after
+the fewest. Interrupted runs go on where they stopped: a row that is in the CSV with the same number of steps is not
+run again.
 """
 
 import argparse
@@ -142,12 +143,15 @@ def _key(row: dict) -> tuple[str, str, int, int]:
 
 def _write(path: Path, rows: list[dict]) -> None:
     """All rows, with the share of the regressor's energy distance where that is known."""
-    # of several regressors of one problem and seed the longest trained
-    regressors = sorted((r for r in rows if r["model"] == "regressor"), key=lambda r: int(r["steps"]))
-    base = {(r["problem"], str(r["seed"])): float(r["energy"]) for r in regressors}
+    base: dict[tuple[str, str], dict[int, float]] = {}  # energy by steps
     for row in rows:
-        reference = base.get((row["problem"], str(row["seed"])))
-        row["share"] = "" if reference is None else round(100 * float(row["energy"]) / reference, 2)
+        if row["model"] == "regressor":
+            base.setdefault((row["problem"], str(row["seed"])), {})[int(row["steps"])] = float(row["energy"])
+    for row in rows:
+        known = base.get((row["problem"], str(row["seed"])))
+        # one fitted longer, for other rows of the same file, leaves this share as it was
+        reference = known and known.get(int(row["steps"]), known[min(known)])
+        row["share"] = round(100 * float(row["energy"]) / reference, 2) if reference else ""
     write_rows(path, FIELDS, rows)
 
 

@@ -66,6 +66,23 @@ def test_a_second_call_trains_what_is_missing_only_though_steps_differ(call):
     assert all(row["share"] == "100.0" for row in rows)
 
 
+def test_a_share_is_that_of_the_regressor_of_as_many_steps_whatever_else_is_in_the_file(fidelity, tmp_path):
+    def row(model, steps, energy, seed=0):
+        return {"problem": "ring", "model": model, "seed": seed, "steps": steps, "energy": energy}
+
+    def shares(rows):
+        fidelity._write(tmp_path / "fidelity.csv", rows)
+        with (tmp_path / "fidelity.csv").open(newline="") as opened:
+            return [line["share"] for line in csv.DictReader(opened)]
+
+    rows = [row("vae", 3000, 1.0), row("vae", 7, 0.5)]
+    assert shares(rows) == ["", ""]
+    rows += [row("regressor", 3000, 4.0)]
+    assert shares(rows) == ["25.0", "12.5", "100.0"]
+    rows += [row("regressor", 5000, 2.0), row("vae", 5000, 1.0), row("vae", 5000, 1.0, seed=1)]
+    assert shares(rows) == ["25.0", "12.5", "100.0", "100.0", "50.0", ""]
+
+
 def test_the_table_has_mean_and_range_over_seeds(fidelity, capsys):
     rows = [{"problem": "ring", "model": "vae", "steps": 5, "share": share} for share in ("2.0", "4.0")]
     fidelity._print_table(rows)
