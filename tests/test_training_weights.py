@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
-from stopped_runs import checkpoints
+from stopped_runs import checkpoints, stop_at
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl import UserError, load_policy
@@ -47,6 +49,40 @@ def test_a_run_that_has_not_ended_lends_the_policy_of_its_newest_whole_checkpoin
     next(newest.rglob("*collector/state.pt")).write_bytes(b"torn")
     same_tensors(load_policy(tmp_path / "run", num_envs=3)[1].state_dict(), weights[1])
     assert newest.exists()  # the run may be going on: nothing of it is moved
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def kill():
+    raise Killed
+
+
+def test_a_run_that_goes_on_lends_its_newest_checkpoint_and_is_no_longer_complete(fast_trainer, tmp_path):
+    fast_trainer("mappo", *CHECKPOINTS, iterations=1).train()
+    resumed = fast_trainer("mappo", *CHECKPOINTS, iterations=4, resume=tmp_path / "run")
+    summary = tmp_path / "run" / "summary.json"
+    assert summary.exists()  # nothing has been trained yet
+    weights = []
+    resumed.register_op("post_steps_log", lambda batch: weights.append(copied(resumed.team.policy)))
+    with pytest.raises(Killed):
+        stop_at(resumed, 240, kill).train()
+    assert checkpoints(tmp_path / "run")[-1].name.endswith("0160") and not summary.exists()
+    same_tensors(load_policy(tmp_path / "run", num_envs=3)[1].state_dict(), weights[0])
+    results = fast_trainer("mappo", *CHECKPOINTS, iterations=4, resume=tmp_path / "run").train()
+    assert results["complete"] and summary.exists()
+
+
+def test_a_policy_whose_checkpoints_are_gone_is_put_aside_by_a_resume(fast_trainer, tmp_path, capsys):
+    run, kept = tmp_path / "run", tmp_path / "run" / "previous" / "1"
+    fast_trainer("mappo", iterations=1).train()
+    weights = (run / "policy.safetensors").read_bytes()
+    shutil.rmtree(run / "checkpoints")
+    assert fast_trainer("mappo", iterations=2, resume=run).collected_frames == 0
+    assert "no whole checkpoint to go on from, and begins anew" in capsys.readouterr().out
+    assert (kept / "policy.safetensors").read_bytes() == weights and load_policy(kept, num_envs=2)
+    assert not (run / "policy.safetensors").exists() and not (run / "summary.json").exists()
 
 
 def test_a_loaded_policy_is_for_use_and_lies_where_it_is_asked_for(fast_trainer, tmp_path):

@@ -19,15 +19,16 @@ from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.assembly import assemble
 from globediff_torchrl.training.checkpoint import FOLDER, load_newest
 from globediff_torchrl.training.imports import import_modules
+from globediff_torchrl.training.results import SUMMARY, WEIGHTS
 from globediff_torchrl.training.trainer import MAPPOTrainer
 from globediff_torchrl.training.validation import validate
 
 OWN_FILES = (
     "config.yaml",
     "progress.csv",
-    "summary.json",
+    SUMMARY,
     "learning_curve.png",
-    "policy.safetensors",
+    WEIGHTS,
     "pretraining.pt",
     "pretraining.csv",
     "episode.gif",
@@ -108,15 +109,17 @@ def trainer_from_config(config: DictConfig, overrides: Sequence[str] = ()) -> MA
     team = make_team(config, env)
     with _writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        left = [] if config.resume is not None else _left_behind(output)
+        left = _left_behind(output)
     trainer = assemble(config, env, team, output)
     if config.resume is not None:
         frame = load_newest(trainer, output)
         tqdm.write(f"Resuming {output} at frame {frame or 0}.")
         if trainer.collected_frames >= trainer.total_frames:
             return trainer  # nothing will be done by this configuration: what the run was made with stays written
+        if frame is not None or output / WEIGHTS not in left:
+            left = []  # a policy whose checkpoints are gone is nowhere else
     with _writing(output):
-        _put_aside(output, left)
+        _put_aside(output, left, config.resume is not None)
     configuration.save(config, output / "config.yaml")
     return trainer
 
@@ -169,7 +172,7 @@ def _left_behind(output: Path) -> list[Path]:
     return [path for path in (output / name for name in (*OWN_FILES, FOLDER)) if path.exists()] + logs
 
 
-def _put_aside(output: Path, left: Sequence[Path]) -> None:
+def _put_aside(output: Path, left: Sequence[Path], resumed: bool) -> None:
     """Moves what an earlier run left into ``previous/<k>``."""
     if not left:
         return
@@ -179,4 +182,6 @@ def _put_aside(output: Path, left: Sequence[Path]) -> None:
         place = folder / path.relative_to(output)
         place.parent.mkdir(parents=True, exist_ok=True)
         path.rename(place)
-    tqdm.write(f"{output} held an earlier run, now in {folder}; resume={output} would have gone on with it.")
+    anew = "it has no whole checkpoint to go on from, and begins anew"
+    fate = anew if resumed else f"resume={output} would have gone on with it"
+    tqdm.write(f"{output} held an earlier run, now in {folder}; {fate}.")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from globediff_torchrl.training.trainer import MAPPOTrainer
 
 WEIGHTS = "policy.safetensors"
+SUMMARY = "summary.json"
 
 
 def write_results(trainer: MAPPOTrainer) -> None:
@@ -48,7 +49,7 @@ def write_results(trainer: MAPPOTrainer) -> None:
     weights = {name: value.contiguous() for name, value in trainer.team.policy.state_dict().items()}
     with replacing(output / WEIGHTS) as part:
         save_file(weights, part)
-    with replacing(output / "summary.json") as part:  # the last to be written that others wait for
+    with replacing(output / SUMMARY) as part:  # the last to be written that others wait for
         part.write_text(json.dumps(trainer.results, indent=2))
     if trainer.config.progress or trainer.config.logger != "none":
         learning_curve(
@@ -57,6 +58,15 @@ def write_results(trainer: MAPPOTrainer) -> None:
         _say(trainer.results, output)
     if trainer.results["complete"] and trainer.config.get("video", False):  # runs of before had no such entry
         write_video(trainer)
+
+
+def withdraw_results(output: Path) -> None:
+    """Removes the weights and the summary of a run that goes on: they are not of what it is by now.
+
+    Its checkpoints hold the policy; :func:`write_results` makes both files again.
+    """
+    for name in (SUMMARY, WEIGHTS):  # the summary first: it calls the run complete
+        (output / name).unlink(missing_ok=True)
 
 
 def _say(results: dict[str, Any], output: Path) -> None:
@@ -73,8 +83,8 @@ def load_policy(
 ) -> tuple[EnvBase, TensorDictModuleBase]:
     """The environment and the trained policy of a run, from its ``config.yaml`` and ``policy.safetensors``.
 
-    A run that was killed or is still going has no ``policy.safetensors`` yet: the weights are then those of its newest
-    whole checkpoint. The policy is in evaluation mode and its weights need no gradient.
+    A run that was killed or is still going, for the first time or resumed, has no ``policy.safetensors``: the weights
+    are then those of its newest whole checkpoint. The policy is in evaluation mode and its weights need no gradient.
 
     Args:
         run: the output folder of a training run.

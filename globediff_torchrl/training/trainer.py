@@ -17,7 +17,7 @@ from globediff_torchrl.files import disk_trouble
 from globediff_torchrl.training.algorithms import Team
 from globediff_torchrl.training.checkpoint import StopOnSignal
 from globediff_torchrl.training.hooks import Table
-from globediff_torchrl.training.results import write_results
+from globediff_torchrl.training.results import withdraw_results, write_results
 
 
 class MAPPOTrainer(Trainer):
@@ -59,6 +59,7 @@ class MAPPOTrainer(Trainer):
                 tqdm.write(f"{self.output} is complete at {self.collected_frames} frames; nothing to train.")
                 write_results(self)  # a run killed behind its last checkpoint has not written them
                 return self.results
+            withdraw_results(self.output)  # of a run that ended and is resumed
             with StopOnSignal(self) if self.takes_signals else nullcontext():
                 super().train()
         except UserError:
