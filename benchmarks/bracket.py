@@ -161,7 +161,7 @@ def main() -> None:
         command(env, algorithm, seed, arguments.output, arguments.overrides)
         for seed in arguments.seeds
         for algorithm in arguments.algorithms
-        for env in arguments.envs  # innermost: two runs side by side do not collect the same offline data
+        for env in arguments.envs  # innermost: two side by side seldom need the same offline data and wait
     ]
     jobs = [] if arguments.table_only else [job for job in jobs if not finished(job[0])]
     with ThreadPoolExecutor(arguments.jobs) as pool, tqdm(total=len(jobs), desc="runs") as bar:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, whatever a kill or a full disk does; and what a full disk looks like."""
+"""Files that are whole or not there at all, whatever a kill, a full disk or another process does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tqdm import tqdm
+
+try:
+    import fcntl
+except ImportError:  # Windows: nobody waits for anybody
+    fcntl = None
 
 FULL = {
     errno.ENOSPC: "the disk is full",
@@ -33,6 +40,37 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def one_at_a_time(path: Path, waiting: str) -> Iterator[None]:
+    """Lets one process at a time make ``path``; the others print ``waiting`` and wait, by a lock on ``<path>.lock``.
+
+    A process that dies frees its lock, also by SIGKILL. Who comes in has to look whether ``path`` is there by now: the
+    lock file goes once it is, that is, when the body ends without an error.
+
+    Example:
+        >>> with one_at_a_time(path, f"Waiting for {path}."):
+        ...     if not path.exists():
+        ...         make(path)
+    """
+    lock = Path(f"{path}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        if fcntl is not None:
+            _wait_for(file.fileno(), waiting)
+        yield
+        lock.unlink(missing_ok=True)
+
+
+def _wait_for(file: int, waiting: str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        tqdm.write(waiting)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks
+        pass
 
 
 def allocate(folder: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event
+from types import SimpleNamespace
 
 import pytest
 import torch
+from process_watch import wait_until
 from small_batches import batch_of
 
 from globediff_torchrl import UserError, make_env
@@ -15,7 +19,8 @@ from globediff_torchrl.envs import scenarios
 from globediff_torchrl.envs.presets import PRESETS
 from globediff_torchrl.training.assembly import simulator_arguments
 from globediff_torchrl.training.config import compose
-from globediff_torchrl.training.dataset import PairWriter, load_dataset
+from globediff_torchrl.training.dataset import BEGUN, PairWriter, load_dataset
+from globediff_torchrl.training.pretrain import OfflineData
 
 
 def test_a_dataset_is_used_again_and_not_collected_again(fast_trainer, tmp_path):
@@ -133,6 +138,61 @@ def test_a_behaviour_run_of_crashes_alone_says_that_it_gave_nothing(tmp_path):
     with pytest.raises(UserError, match=r"gave no pair.*data, expected 6: every episode of it has crashed"):
         PairWriter(tmp_path / "data", 6, per_team=False).finish({"env": "a"})
     assert load_dataset(tmp_path / "data") is None
+
+
+def offline(path, collect) -> OfflineData:
+    return OfflineData(path, 8, {"env": "a"}, SimpleNamespace(infer_per="agent", state_key="state"), collect)
+
+
+class PowerCut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_of_two_runs_that_need_one_dataset_the_second_waits_and_collects_only_where_the_first_fails(
+    tmp_path, capsys, fails
+):
+    begun, go_on, said = Event(), Event(), []
+
+    def first(writer):
+        writer(batch_of([False] * 4))
+        begun.set()
+        assert go_on.wait(60)
+        if fails:
+            raise PowerCut
+        writer(batch_of([False] * 4))
+
+    def second(writer):
+        assert fails
+        for _ in range(2):
+            writer(batch_of([False] * 4))
+
+    def waits() -> bool:
+        said.append(capsys.readouterr().out)
+        return "Waiting for the offline pairs that another run collects in" in "".join(said)
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(offline(tmp_path / "data", first).get)
+        assert begun.wait(60)
+        two = pool.submit(offline(tmp_path / "data", second).get)
+        try:
+            assert wait_until(waits)
+        finally:
+            go_on.set()
+    assert isinstance(one.exception(), PowerCut) == fails
+    expected = torch.cat([batch_of([False] * 4)["state"][0]] * 2)
+    assert torch.equal(two.result()["state"], expected)
+    assert torch.equal(load_dataset(tmp_path / "data", {"env": "a"})["state"], expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]  # no lock is left
+
+
+def test_what_a_killed_run_had_begun_is_collected_anew_by_the_next(tmp_path):
+    written(tmp_path / "data")
+    (tmp_path / "data.lock").touch()
+    assert (tmp_path / "data" / BEGUN).exists()
+    collected = offline(tmp_path / "data", lambda writer: [writer(batch_of([False] * 4)) for _ in range(3)]).get()
+    assert len(collected) == 8 and len(load_dataset(tmp_path / "data", {"env": "a"})) == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 class Moved(scenarios.Hunt):

@@ -19,6 +19,7 @@ from globediff_torchrl import keys
 from globediff_torchrl.envs.crashed import drop_crashed
 from globediff_torchrl.evaluation.episodes import relative_error
 from globediff_torchrl.evaluation.measurements import write_rows
+from globediff_torchrl.files import one_at_a_time
 from globediff_torchrl.state_models import Fitter, StateModel, fit
 from globediff_torchrl.state_models.pairs import random_indices
 from globediff_torchrl.training.dataset import PairWriter, living_rows, load_dataset, pairs
@@ -46,16 +47,21 @@ class OfflineData:
     collect: Callable[[PairWriter], None]
 
     def get(self) -> TensorDictBase:
+        """The pairs on disk, or newly collected ones; of several runs that need the same, one collects them."""
         data = load_dataset(self.path, self.expected)
-        if data is not None:
-            tqdm.write(f"Taking the {len(data):,} offline pairs that are in {self.path}; none are collected.")
-        else:
-            model = self.model
-            writer = PairWriter(self.path, self.frames, model.infer_per == "team", model.state_key)
-            writer.check()
-            self.collect(writer)
-            data = writer.finish(self.expected)
+        if data is None:
+            with one_at_a_time(self.path, f"Waiting for the offline pairs that another run collects in {self.path}."):
+                data = load_dataset(self.path, self.expected)
+                if data is None:
+                    return self._collect()
+        tqdm.write(f"Taking the {len(data):,} offline pairs that are in {self.path}; none are collected.")
         return data
+
+    def _collect(self) -> TensorDictBase:
+        writer = PairWriter(self.path, self.frames, self.model.infer_per == "team", self.model.state_key)
+        writer.check()
+        self.collect(writer)
+        return writer.finish(self.expected)
 
 
 class Pretraining(TrainerHookBase):
