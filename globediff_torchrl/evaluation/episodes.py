@@ -121,7 +121,7 @@ def episode_metrics(rollout: TensorDictBase) -> dict[str, torch.Tensor]:
     of the simulator."""
     mask = first_episodes(rollout)
     last = mask.long().sum(-1) - 1
-    index = (torch.arange(len(last)), last)
+    index = (torch.arange(len(last), device=last.device), last)
     if ("next", keys.CRASHED) in rollout.keys(True, True):
         whole = ~rollout.get(("next", keys.CRASHED))[index].squeeze(-1)
         index, last = (index[0][whole], last[whole]), last[whole]
