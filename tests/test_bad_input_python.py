@@ -13,7 +13,9 @@ from torchrl.envs import EnvBase
 from torchrl.modules import ValueOperator
 
 from globediff_torchrl import UserError, load_policy, make_actor, make_critic, make_env, make_trainer, wrap_env
+from globediff_torchrl.envs import scenarios
 from globediff_torchrl.envs.layout import FeatureLayout
+from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.policies import update_input_statistics
 from globediff_torchrl.state_models import Fitter, GlobeDiff, MLPStateModel, fit, make_state_model
 from globediff_torchrl.training.mappo import make_loss
@@ -82,6 +84,10 @@ def another_aux(here: Path):
 
 def hunt():
     return make_env("vmas/hunt", num_envs=2)
+
+
+def bare():
+    return StateVmasEnv(scenarios.Hunt(), scenario_name="hunt", num_envs=2)
 
 
 def untrained(here: Path):
@@ -240,7 +246,7 @@ CALLS = [
     ),
     Misuse(
         "another group",
-        lambda _: wrap_env(make_env("vmas/hunt", num_envs=2).base_env, group="dogs"),
+        lambda _: wrap_env(bare(), group="dogs"),
         ("Known: agents", "Unknown group 'dogs'", "Pass group='agents'"),
     ),
     Misuse("no family", lambda _: make_trainer(env="hunt"), ("<family>/<scenario>", "got 'hunt'", "e.g. 'vmas/hunt'")),
@@ -260,7 +266,7 @@ CALLS = [
     Misuse("env without a state", lambda _: wrap_env(Blind()), ("needs the key 'state'", "got [", "observation")),
     Misuse(
         "layout of another size",
-        lambda _: wrap_env(make_env("vmas/hunt", num_envs=2).base_env, state_layout=FeatureLayout.numbered(3)),
+        lambda _: wrap_env(bare(), state_layout=FeatureLayout.numbered(3)),
         ("the environment's state has", "describes 3 numbers", "layout"),
     ),
 ]

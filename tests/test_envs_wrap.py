@@ -107,9 +107,18 @@ def test_a_pettingzoo_env_gets_the_same_keys_and_passes_the_spec_check(group):
 
 
 def test_a_task_is_named_after_the_environment_under_transforms_unless_a_name_is_given():
-    inner = TransformedEnv(corridor("agents").base_env, StepCounter())
-    assert wrap_env(inner).task.name == "PettingZooWrapper"
+    assert wrap_env(TransformedEnv(walkers(), StepCounter())).task.name == "PettingZooWrapper"
     assert corridor("walkers", name="corridor").task.name == "corridor"
+
+
+def test_an_environment_is_wrapped_once_and_keeps_its_task():
+    inner = walkers()
+    env = wrap_env(inner, aux="history", max_steps=4)
+    task = env.task
+    for again in (inner, env, TransformedEnv(inner, StepCounter())):
+        with pytest.raises(UserError, match=r"not wrapped before, got one that has the task of Petting.*wrap a fresh"):
+            wrap_env(again, aux="joint", max_steps=7)
+    assert env.task is task and TransformedEnv(env, StepCounter(), auto_unwrap=False).task is task
 
 
 def test_without_a_layout_features_are_numbered_and_can_be_hidden_by_number():

@@ -133,9 +133,11 @@ def wrap_env(
             An environment whose target is the same for all agents has an attribute ``target_shared = True``.
 
     Raises:
-        UserError: where the group or the state is missing, or a layout or mask has another size than the spec.
+        UserError: where the environment has been wrapped before, the group or the state is missing, or a layout or mask
+            has another size than the spec.
     """
     _check_aux(aux)
+    _check_fresh(env)
     innermost = _innermost(env)
     env = _rename_group(env, group)
     _check_keys(env)
@@ -181,6 +183,18 @@ def wrap_env(
 def _check_aux(aux: str | None) -> None:
     if aux is not None and aux not in AUX_KINDS:
         raise unknown("aux", aux, [*AUX_KINDS, None])
+
+
+def _check_fresh(env: EnvBase) -> None:
+    """Refuses what was wrapped before: the first wrapper's Task lies on it, and a second one would take its place."""
+    while type(env) is TransformedEnv and "task" not in vars(env):
+        env = env.base_env
+    task = vars(env).get("task")
+    if isinstance(task, Task):
+        raise UserError(
+            f"wrap_env expects an environment that was not wrapped before, got one that has the task of {task.name}: "
+            "wrap a fresh environment."
+        )
 
 
 def _auxiliary(aux: str, history: int, visible: torch.Tensor) -> AuxObservation:
