@@ -9,6 +9,8 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
+from skirmish import Skirmish
+from torchrl.data import Composite, Unbounded
 from torchrl.envs import ParallelEnv as ProcessEnv
 from torchrl.envs import PettingZooWrapper, RenameTransform, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.utils import check_env_specs
@@ -174,6 +176,27 @@ def test_a_mask_of_another_shape_is_refused():
     env = TransformedEnv(walkers(use_mask=True), renamed)
     with pytest.raises(UserError, match=r"active_mask'\) of shape \[3, 1\].*got \[3\]: unsqueeze it"):
         wrap_env(env)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+@pytest.mark.parametrize(("name", "size"), [("active_mask", (1,)), ("mask", ()), ("action_mask", (4,))])
+def test_a_mask_that_is_not_bool_is_refused(name, size, dtype):
+    env = Skirmish()
+    spec = env.observation_spec.clone()
+    spec["agents", name] = Unbounded((*env.batch_size, env.agents, *size), dtype=dtype)
+    env.observation_spec = spec
+    with pytest.raises(UserError, match=rf"'{name}'\) as torch.bool, got {dtype}: make it bool"):
+        wrap_env(env)
+
+
+@pytest.mark.parametrize("team", [True, False])
+def test_a_reward_that_is_not_each_agents_own_is_refused(team):
+    env = Skirmish()
+    spec = Composite(reward=Unbounded((6, 1)), shape=(6,))
+    env.reward_spec = spec if team else Composite(agents=Composite(reward=Unbounded((6, 3)), shape=(6, 3)), shape=(6,))
+    got = r"\{'reward': \[6, 1\]\}" if team else r"\[6, 3\]\}"
+    with pytest.raises(UserError, match=rf"'reward'\) of shape \[6, 3, 1\].*got .*{got}: give each agent a copy"):
+        wrap_env(env, no_op=0)
 
 
 def test_a_single_environment_without_a_batch_is_evaluated_as_one_of_one():

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from skirmish import Skirmish
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
+from torchrl.envs import SerialEnv
 
-from globediff_torchrl import GlobeDiff, make_actor, make_env
+from globediff_torchrl import GlobeDiff, make_actor, make_env, wrap_env
 from globediff_torchrl import keys as k
 from globediff_torchrl.envs import vmas_rng_state
 from globediff_torchrl.evaluation.episodes import (
@@ -224,3 +226,14 @@ def test_rounds_are_one_set_of_episodes_and_those_that_crashed_are_in_no_mean():
 def test_where_every_episode_crashed_there_is_no_return():
     env = Recorded({0: played([1.0, 2.0], [True, True])})
     assert evaluate(env, None, seed=0, max_steps=2, modes=("stochastic",)) == {"stochastic/crashed": 1.0}
+
+
+def test_an_evaluation_counts_the_environments_of_all_batch_dimensions():
+    env = wrap_env(SerialEnv(2, lambda: Skirmish(3)), no_op=0, max_steps=5)
+    policy = make_actor(env, reads=None)
+    rollout = run_episodes(env, policy, "stochastic", seed=3, max_steps=5)
+    assert env.batch_size == (2, 3) and rollout.shape == (6, 5)
+    returns = rollout["next", "agents", "reward"].sum(1).mean((1, 2))
+    results = evaluate(env, policy, seed=3, modes=("stochastic",))
+    assert results["stochastic/return"] == pytest.approx(float(returns.mean()))
+    assert results["stochastic/return_sem"] == pytest.approx(float(returns.std()) / 6**0.5)

@@ -13,6 +13,7 @@ from globediff_torchrl.envs.auxiliary import AuxObservation
 from globediff_torchrl.envs.families import FAMILIES, check_name
 from globediff_torchrl.envs.hiding import resolve_hidden
 from globediff_torchrl.envs.layout import FeatureLayout
+from globediff_torchrl.envs.requirements import ALIVE, check_fresh, check_keys, check_masks
 from globediff_torchrl.envs.task import AUX_KINDS, Task
 from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
 from globediff_torchrl.errors import UserError, check_count, check_device, unknown
@@ -27,8 +28,6 @@ from globediff_torchrl.keys import (
     STATE,
     SUCCESS,
 )
-
-ALIVE = (AGENTS, "mask")  # TorchRL's name for who is alive, of PettingZoo's agents
 
 
 def make_env(
@@ -117,8 +116,8 @@ def wrap_env(
 ) -> TransformedEnv:
     """Any TorchRL environment with observations by group and a root ``"state"``, in this project's keys.
 
-    Reads ``(group, "observation")`` ``[*B, n, d_o]``, ``(group, "action")``, ``(group, "reward")`` and ``"state"``
-    ``[*B, d_s]``.
+    Reads ``(group, "observation")`` ``[*B, n, d_o]``, ``(group, "action")``, ``(group, "reward")`` ``[*B, n, 1]``, of a
+    team's one reward a copy for each agent, and ``"state"`` ``[*B, d_s]``. Masks are bool.
 
     Args:
         env: the environment.
@@ -133,14 +132,15 @@ def wrap_env(
             An environment whose target is the same for all agents has an attribute ``target_shared = True``.
 
     Raises:
-        UserError: where the environment has been wrapped before, the group or the state is missing, or a layout or mask
-            has another size than the spec.
+        UserError: where the environment has been wrapped before, the group, the state or the agents' reward is missing,
+            a layout, mask or reward has another size than the spec, or a mask another dtype.
     """
     _check_aux(aux)
-    _check_fresh(env)
+    check_fresh(env)
     innermost = _innermost(env)
     env = _rename_group(env, group)
-    _check_keys(env)
+    check_keys(env)
+    check_masks(env, no_op)
     observed, state = env.observation_spec[OBSERVATION], env.observation_spec[STATE]
     n_agents = observed.shape[-2]
     observation_layout = observation_layout or _own(innermost, "observation_layout")
@@ -185,18 +185,6 @@ def _check_aux(aux: str | None) -> None:
         raise unknown("aux", aux, [*AUX_KINDS, None])
 
 
-def _check_fresh(env: EnvBase) -> None:
-    """Refuses what was wrapped before: the first wrapper's Task lies on it, and a second one would take its place."""
-    while type(env) is TransformedEnv and "task" not in vars(env):
-        env = env.base_env
-    task = vars(env).get("task")
-    if isinstance(task, Task):
-        raise UserError(
-            f"wrap_env expects an environment that was not wrapped before, got one that has the task of {task.name}: "
-            "wrap a fresh environment."
-        )
-
-
 def _auxiliary(aux: str, history: int, visible: torch.Tensor) -> AuxObservation:
     """The transform that makes x; what is hidden from everybody is a constant zero, and of no use in it."""
     columns = visible.any(dim=0)
@@ -209,16 +197,10 @@ def _auxiliary(aux: str, history: int, visible: torch.Tensor) -> AuxObservation:
 
 def _activity(env: EnvBase, no_op: int | None) -> list[ActiveMask]:
     """The transform that says who is alive; none where the environment does."""
-    spec, keys = env.observation_spec, env.observation_spec.keys(True, True)
-    if ACTIVE_MASK not in keys:
-        return [ActiveMask(no_op, alive_key=ALIVE if no_op is None and ALIVE in keys else None)]
-    expected = (*spec[OBSERVATION].shape[:-1], 1)
-    if spec[ACTIVE_MASK].shape != expected:
-        raise UserError(
-            f"wrap_env expects {ACTIVE_MASK} of shape {list(expected)}, one number an agent, got "
-            f"{list(spec[ACTIVE_MASK].shape)}: unsqueeze it, or call it {ALIVE}."
-        )
-    return []
+    keys = env.observation_spec.keys(True, True)
+    if ACTIVE_MASK in keys:
+        return []
+    return [ActiveMask(no_op, alive_key=ALIVE if no_op is None and ALIVE in keys else None)]
 
 
 def _innermost(env: EnvBase) -> EnvBase:
@@ -254,17 +236,6 @@ def _rename_group(env: EnvBase, group: str) -> EnvBase:
             out_keys_inv=[(AGENTS, *key[1:]) for key in actions],
         ),
     )
-
-
-def _check_keys(env: EnvBase) -> None:
-    keys = env.observation_spec.keys(True, True)
-    for key in (OBSERVATION, STATE):
-        if key not in keys:
-            raise UserError(
-                f"wrap_env needs the key {key!r} among the observations, got {sorted(map(str, keys))}. VMAS gives a "
-                "state through make_env('vmas/...'), a scenario of one's own by a preset, PettingZoo's wrapper "
-                "with return_state=True."
-            )
 
 
 def _checked(layout: FeatureLayout | None, size: int, what: str, entity: str) -> FeatureLayout:

@@ -100,8 +100,10 @@ def run_episodes(
 ) -> TensorDictBase:
     """One rollout ``[B, max_steps]`` under its own seeds; the training's random numbers stay as they are.
 
+    ``B`` counts the environments of all batch dimensions; a single one without any is ``B`` = 1.
+
     Args:
-        env: an environment that is used for evaluation alone; a single one without a batch dimension is ``B`` = 1.
+        env: an environment that is used for evaluation alone.
         policy: what chooses the actions; ``env`` is made to carry its memory, if it has one.
         mode: ``"deterministic"`` (the mode of the policy, a repeatable inference) or ``"stochastic"``.
         seed: seed of the environments and of the policy.
@@ -112,7 +114,7 @@ def run_episodes(
     with preserve_vmas_rng(), preserve_rng(seed), set_exploration_type(MODES[mode]):
         env.set_seed(seed)
         rollout = env.rollout(max_steps, policy, break_when_any_done=False)
-    return rollout if rollout.ndim > 1 else rollout.unsqueeze(0)
+    return rollout if rollout.ndim == 2 else rollout.reshape(-1, rollout.shape[-1])
 
 
 def episode_metrics(rollout: TensorDictBase) -> dict[str, torch.Tensor]:

@@ -1,0 +1,61 @@
+"""What ``wrap_env`` asks of an environment."""
+
+from __future__ import annotations
+
+import torch
+from torchrl.envs import EnvBase, TransformedEnv
+
+from globediff_torchrl.envs.task import Task
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.keys import ACTION_MASK, ACTIVE_MASK, AGENTS, OBSERVATION, REWARD, STATE
+
+ALIVE = (AGENTS, "mask")  # TorchRL's name for who is alive, of PettingZoo's agents
+
+
+def check_fresh(env: EnvBase) -> None:
+    """Refuses what was wrapped before: the first wrapper's Task lies on it, and a second one would take its place."""
+    while type(env) is TransformedEnv and "task" not in vars(env):
+        env = env.base_env
+    task = vars(env).get("task")
+    if isinstance(task, Task):
+        raise UserError(
+            f"wrap_env expects an environment that was not wrapped before, got one that has the task of {task.name}: "
+            "wrap a fresh environment."
+        )
+
+
+def check_keys(env: EnvBase) -> None:
+    """Refuses an environment without observations ``[*B, n, d_o]``, rewards ``[*B, n, 1]`` or a state ``[*B, d_s]``."""
+    keys = env.observation_spec.keys(True, True)
+    for key in (OBSERVATION, STATE):
+        if key not in keys:
+            raise UserError(
+                f"wrap_env needs the key {key!r} among the observations, got {sorted(map(str, keys))}. VMAS gives a "
+                "state through make_env('vmas/...'), a scenario of one's own by a preset, PettingZoo's wrapper "
+                "with return_state=True."
+            )
+    expected = (*env.observation_spec[OBSERVATION].shape[:-1], 1)
+    if REWARD not in env.reward_keys or env.full_reward_spec[REWARD].shape != expected:
+        got = {str(key): list(env.full_reward_spec[key].shape) for key in env.reward_keys}
+        raise UserError(
+            f"wrap_env needs the reward {REWARD} of shape {list(expected)}, one number an agent, got {got}: give each "
+            "agent a copy of a reward that is the team's."
+        )
+
+
+def check_masks(env: EnvBase, no_op: int | None) -> None:
+    """Refuses masks that are not bool, and an active mask that is not ``[*B, n, 1]``."""
+    spec = env.observation_spec
+    keys = spec.keys(True, True)
+    alive = ACTIVE_MASK if ACTIVE_MASK in keys or no_op is not None else ALIVE
+    for key in (alive, ACTION_MASK):
+        if key in keys and spec[key].dtype != torch.bool:  # integers would choose rows, floats weigh them
+            raise UserError(
+                f"wrap_env expects {key} as torch.bool, got {spec[key].dtype}: make it bool, in the env's spec too."
+            )
+    expected = (*spec[OBSERVATION].shape[:-1], 1)
+    if ACTIVE_MASK in keys and spec[ACTIVE_MASK].shape != expected:
+        raise UserError(
+            f"wrap_env expects {ACTIVE_MASK} of shape {list(expected)}, one number an agent, got "
+            f"{list(spec[ACTIVE_MASK].shape)}: unsqueeze it, or call it {ALIVE}."
+        )
