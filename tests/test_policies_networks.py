@@ -47,8 +47,24 @@ def test_forward_leaves_the_statistics_alone_and_constants_keep_scale_one():
     torch.testing.assert_close(out, torch.tensor([[2.0, 0.5]]))
 
 
-def test_a_norm_that_has_seen_nothing_is_the_identity():
-    torch.testing.assert_close(RunningNorm(3)(torch.tensor([1.0, -2.0, 3.0])), torch.tensor([1.0, -2.0, 3.0]))
+def test_a_norm_that_has_seen_nothing_is_the_identity_and_clips_once_it_has():
+    norm, value = RunningNorm(3), torch.tensor([1.0, -2000.0, 3000.0])
+    assert torch.equal(norm(value), value)
+    norm.update(torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]))
+    loaded = RunningNorm(3)
+    loaded.load_state_dict(norm.state_dict())
+    for one in (norm, loaded):
+        assert torch.equal(one(value), torch.tensor([1.0, -10.0, 10.0]))
+    assert set(norm.state_dict()) == {"count", "sum", "sum_sq", "mean", "scale"}  # those of older checkpoints
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(width=32), min_size=1))
+def test_a_norm_is_the_plain_clamp_bit_by_bit(values):
+    norm, value = RunningNorm(1), torch.tensor(values).unsqueeze(-1)
+    norm.update(torch.tensor([[1.0], [4.0]]))
+    plain = ((value - norm.mean) * norm.scale).clamp(-10.0, 10.0)
+    assert torch.equal(norm(value).nan_to_num(77.0), plain.nan_to_num(77.0))
 
 
 def test_the_value_is_the_output_in_units_of_the_value_norm_and_the_same_for_all_agents():

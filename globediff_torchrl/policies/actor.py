@@ -101,7 +101,8 @@ def make_actor(
         hidden_sizes, activation, layer_norm: of the network; activations are tanh, relu, gelu and silu.
         input_norm: ``"running"`` standardises each input by running statistics, which change only where
             :func:`~globediff_torchrl.policies.update_input_statistics` is called: ``make_trainer``'s loop does so, one
-            of your own must, or nothing is standardised. ``"layer"``: a LayerNorm over the inputs; ``"none"``: nothing.
+            of your own must, or the inputs come as they are. ``"layer"``: a LayerNorm over the inputs; ``"none"``:
+            nothing.
         recurrent: ``"none"``, or ``"gru"``: a GRU and a LayerNorm behind the hidden layers, as wide as the last of
             them. Its hidden state is ``("agents", "actor_hidden") [*B, n, h]``, which the environment carries from step
             to step: see :func:`~globediff_torchrl.policies.recurrent.add_memory`.

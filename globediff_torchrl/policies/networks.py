@@ -28,7 +28,7 @@ class RunningNorm(nn.Module):
 
     Args:
         size: number of features ``d``.
-        clip: bound of the normalised value, in standard deviations.
+        clip: bound of the normalised value, in standard deviations; none before the first :meth:`update`.
 
     Shapes:
         ``forward``: ``[*B, d] -> [*B, d]``.
@@ -57,7 +57,9 @@ class RunningNorm(nn.Module):
         self.scale.copy_(torch.where(variance > 1e-10, variance.clamp(min=1e-10).rsqrt(), 1.0))
 
     def forward(self, value: Tensor) -> Tensor:
-        return ((value - self.mean) * self.scale).clamp(-self.clip, self.clip)
+        # without statistics the numbers are in units of their own; a branch on the count would wait for a GPU
+        bound = torch.where(self.count > 0, self.clip, math.inf)
+        return ((value - self.mean) * self.scale).clamp_min_(-bound).clamp_max_(bound)
 
 
 def join(features: Sequence[Tensor], agents: int) -> Tensor:
