@@ -9,7 +9,7 @@ import torch
 from misuse import Misuse, case
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
-from torchrl.envs import EnvBase
+from torchrl.envs import EnvBase, SerialEnv, StepCounter, TransformedEnv
 from torchrl.modules import ValueOperator
 
 from globediff_torchrl import UserError, load_policy, make_actor, make_critic, make_env, make_trainer, wrap_env
@@ -84,6 +84,13 @@ def another_aux(here: Path):
 
 def hunt():
     return make_env("vmas/hunt", num_envs=2)
+
+
+def copies(begun: bool = False):
+    env = SerialEnv(2, hunt)
+    if begun:
+        env.reset()
+    return env
 
 
 def bare():
@@ -180,7 +187,15 @@ CALLS = [
     ),
     Misuse("average beside a fitter", lambda _: continued(ema=0.9), ("no ema beside", "got 0.9", "give it to Fitter")),
     Misuse("no size", lambda _: make_state_model("globediff", (0, 6)), ("aux_dim >= 1", "got 0", "the env's specs")),
-    Misuse("no env", lambda _: make_state_model("vae", "hunt"), ("an env with a `task`", "got str", "make_env(")),
+    Misuse("no env", lambda _: make_state_model("vae", "hunt"), ("a single env with a `task`", "got str", "make_env(")),
+    Misuse(
+        "copies of an env", lambda _: GlobeDiff.from_env(copies()), ("a single env", "got SerialEnv", "copies pass one")
+    ),
+    Misuse(
+        "copies of an env, reset",
+        lambda _: GlobeDiff.from_env(TransformedEnv(copies(begun=True), StepCounter())),
+        ("a single env", "got TransformedEnv", "copies pass one"),
+    ),
     Misuse(
         "no files",
         lambda here: GlobeDiff.from_pretrained(here / "no"),

@@ -8,6 +8,7 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
+from torchrl.envs.batched_envs import BatchedEnvBase
 from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
@@ -252,11 +253,12 @@ def dims_of(env: Any) -> dict[str, Any]:
     Raises:
         UserError: the env has no ``task``, no aux observation, or no state.
     """
-    task = getattr(env, "task", None)
-    if task is None:
+    # copies in workers answer with a list of theirs, or with an endless recursion before they have begun
+    task = None if isinstance(env, BatchedEnvBase) else getattr(env, "task", None)
+    if not hasattr(task, "aux"):
         raise UserError(
-            f"from_env expects an env with a `task` (make_env and wrap_env give one), got {type(env).__name__}: "
-            "make it with make_env(...), or give aux_dim and state_dim to the constructor."
+            f"from_env expects a single env with a `task` (make_env and wrap_env give one), got {type(env).__name__}: "
+            "make it with make_env(...), of several copies pass one, or give aux_dim and state_dim to the constructor."
         )
     if getattr(task, "aux", None) is None:
         raise UserError(
