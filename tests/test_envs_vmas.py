@@ -73,14 +73,13 @@ def test_the_task_says_what_it_is():
     task = make_env("vmas/hunt", num_envs=1).task
     assert (task.name, task.n_agents, task.max_steps) == ("vmas/hunt", 2, 60)
     assert (task.aux, task.aux_dim) == ("joint_history", 58)
-    assert task.hidden == ("agents.target.offset",) and task.continuous and task.has_success
+    assert task.hidden == ("agents.target.offset",)
     assert describe_hidden(task) == (
         "vmas/hunt hides agents.target.offset (2 of the 7 numbers of an observation). The state is inferred from "
         "x = joint_history."
     )
     bare = make_env("vmas/hunt", num_envs=1, hide=None, aux=None, continuous_actions=False, max_steps=None)
     assert bare.task.hidden == () and bare.task.aux_dim == 0 and bare.task.max_steps is None
-    assert not bare.task.continuous
     assert ("agents", "aux_observation") not in bare.observation_spec.keys(True, True)
     assert describe_hidden(bare.task) == "vmas/hunt hides no feature of the observation."
 
@@ -144,10 +143,8 @@ def test_the_fast_step_gives_what_torchrl_gives(name):
         assert not mine["next", "agents", "observation"][:, :, i, size:].any()
 
 
-def test_infos_are_dropped_unless_asked_for():
+def test_infos_are_dropped():
     assert ("agents", "info", "pos_rew") not in make_env("vmas/balance", num_envs=2).rollout(2).keys(True)
-    env = StateVmasEnv("balance", num_envs=2, keep_info=True)
-    assert env.rollout(2)["agents", "info", "pos_rew"].shape == (2, 2, 3, 1)
 
 
 def test_one_seed_gives_one_rollout_and_another_seed_another():

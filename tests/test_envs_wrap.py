@@ -104,7 +104,7 @@ def test_a_pettingzoo_env_gets_the_same_keys_and_passes_the_spec_check(group):
     assert rollout["next", "truncated"][:, 0].tolist() == [False, False, True] * 2
     assert not rollout["next", "terminated"].any()
     torch.testing.assert_close(rollout["state"][:, :3], rollout["agents", "observation"][..., 0])
-    assert env.task.n_agents == 3 and env.task.aux_dim == 48 and not env.task.continuous
+    assert env.task.n_agents == 3 and env.task.aux_dim == 48
     assert env.task.name == "PettingZooWrapper"
 
 

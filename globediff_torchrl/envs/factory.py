@@ -26,7 +26,6 @@ from globediff_torchrl.keys import (
     OBSERVATION,
     REWARD,
     STATE,
-    SUCCESS,
 )
 
 
@@ -148,9 +147,8 @@ def wrap_env(
     state_layout = _checked(state_layout or _own(innermost, "state_layout"), state.shape[-1], "state", "state")
     hidden, visible = resolve_hidden(hide, observation_layout, n_agents)
 
-    action_spec = env.full_action_spec[ACTION]
     transforms = [HideFeatures(visible, hidden)] if hidden else []
-    transforms += [LastAction(action_spec), AgentId()]
+    transforms += [LastAction(env.full_action_spec[ACTION]), AgentId()]
     transforms += _activity(env, no_op)
     if aux is not None:
         transforms.append(_auxiliary(aux, history, visible))
@@ -159,7 +157,6 @@ def wrap_env(
     transforms += [counter, TimeFraction(max_steps), RewardSum(in_keys=[REWARD], out_keys=[EPISODE_REWARD])]
     # nested, not merged: behind a renaming transform the actions would have gone by their old name
     wrapped = TransformedEnv(env, Compose(*transforms), auto_unwrap=False)
-    spec = wrapped.observation_spec
     wrapped.base_env.task = Task(
         name=name or type(innermost).__name__,
         n_agents=n_agents,
@@ -167,10 +164,8 @@ def wrap_env(
         state_layout=state_layout,
         hidden=hidden,
         aux=aux,
-        aux_dim=0 if aux is None else spec[AUX_OBSERVATION].shape[-1],
+        aux_dim=0 if aux is None else wrapped.observation_spec[AUX_OBSERVATION].shape[-1],
         max_steps=max_steps,
-        has_success=SUCCESS in list(spec.keys()),
-        continuous=action_spec.dtype.is_floating_point,
         description=description,
         target_layout=target_layout,
         target_shared=bool(_own(innermost, "target_shared")),

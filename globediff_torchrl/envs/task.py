@@ -28,8 +28,6 @@ class Task:
         aux: ``"history"``, ``"joint"``, ``"joint_history"`` or None.
         aux_dim: ``d_x``; 0 where aux is None.
         max_steps: time limit in steps, None for no limit.
-        has_success: whether the environment writes ``"success"``.
-        continuous: whether actions are continuous.
         description: one line.
         target_layout: what the ``d_t`` numbers of ``("agents", "target_state")`` are; None where there is none.
         target_shared: whether that is the same for all agents, as the state is, so that one inference can serve them.
@@ -46,8 +44,6 @@ class Task:
     aux: str | None
     aux_dim: int
     max_steps: int | None
-    has_success: bool
-    continuous: bool
     description: str
     target_layout: FeatureLayout | None = None
     target_shared: bool = False

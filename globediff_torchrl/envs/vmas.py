@@ -24,21 +24,20 @@ class StateVmasEnv(VmasEnv):
     Writes ``("agents", "observation")`` ``[B, n, d_o]`` (shorter observations are padded with zeros),
     ``("agents", "reward")`` ``[B, n, 1]``, ``"state"`` ``[B, d_s]``, ``"success"`` ``[B, 1]`` where the scenario
     defines it, ``"done"`` and ``"terminated"`` ``[B, 1]``. Under ``"next"`` the state of an episode's last step is the
-    true terminal one. A time limit is StepCounter's business: VMAS would call it ``terminated``.
+    true terminal one. A time limit is StepCounter's business: VMAS would call it ``terminated``. The scenario's infos,
+    which cost time and which nothing here reads, are left out.
 
     Args:
         scenario: name of a stock scenario or a ``BaseScenario``.
         scenario_name: by which layouts and hidden facts are looked up.
-        keep_info: also write the scenario's ``("agents", "info", ...)``; they cost time and nothing here reads them.
         kwargs: those of :class:`torchrl.envs.libs.vmas.VmasEnv`.
 
     Raises:
         UserError: where agents have actions of different sizes, or observations that are no tensors.
     """
 
-    def __init__(self, scenario, *, scenario_name: str | None = None, keep_info: bool = False, **kwargs):
+    def __init__(self, scenario, *, scenario_name: str | None = None, **kwargs):
         self.layout_name = scenario_name or str(scenario)
-        self.keep_info = keep_info
         super().__init__(scenario=scenario, **kwargs)
 
     def _make_specs(self, env: Environment) -> None:
@@ -60,10 +59,6 @@ class StateVmasEnv(VmasEnv):
         }
         if self._success is not None:
             observation[SUCCESS_KEY] = Categorical(2, shape=(1,), dtype=torch.bool, device=self.device)
-        if self.keep_info:
-            info = self._read_info(env)
-            specs = {key: Unbounded(value.shape[1:], device=self.device) for key, value in info.items()}
-            observation[AGENTS]["info"] = Composite(specs, shape=(n,), device=self.device)
         reward = Composite({"reward": Unbounded((n, 1), device=self.device)}, shape=(n,))
         done = Categorical(2, shape=(1,), dtype=torch.bool, device=self.device)
         self.full_action_spec_unbatched = Composite({AGENTS: self._action_spec(env)}, device=self.device)
@@ -144,8 +139,6 @@ class StateVmasEnv(VmasEnv):
         agents = {"observation": self._read_observations(env)}
         if rewards is not None:
             agents["reward"] = rewards
-        if self.keep_info:
-            agents["info"] = self._read_info(env)
         done = scenario.done().reshape(-1, 1).to(torch.bool)
         source = {"done": done.clone(), "terminated": done.clone(), STATE: read_state(env, self.layout_name)}
         if self._success is not None:
@@ -161,12 +154,3 @@ class StateVmasEnv(VmasEnv):
             row = env.scenario.observation(agent).flatten(1)
             observations[:, i, : row.shape[-1]] = row
         return observations
-
-    def _read_info(self, env: Environment) -> TensorDict:
-        infos = [env.scenario.info(agent) for agent in env.agents]
-        shape = (*self.batch_size, len(infos))
-        values = {
-            key: torch.stack([info[key].to(torch.float32).reshape(shape[0], -1) for info in infos], dim=1)
-            for key in infos[0]
-        }
-        return TensorDict(values, batch_size=shape, device=self.device)
