@@ -99,6 +99,24 @@ def test_paper_unet_halves_three_times_with_two_blocks_a_level():
     assert [len(level) for level in net.down] == [2, 2, 2, 2]
 
 
+def test_entities_are_halved_while_four_are_left_and_keep_all_channels():
+    net = ConditionalUNet1D(40, 6, 0, steps=5, width=8, tokens="entity", token_index=torch.arange(40).view(10, 4))
+    assert [layer.stride[1] for layer in net.halve] == [2, 1, 1]
+    assert [level[-1].channels for level in net.down] == [8, 16, 32, 64]
+
+
+def test_x_z_and_k_shift_each_entity_by_itself_at_the_entrance():
+    net, entered = make("entity"), []
+    net.down[0][0].register_forward_pre_hook(lambda block, inputs: entered.append(inputs[0]))
+    shifts = [torch.zeros(1, sum(net.sizes)) for _ in range(2)]
+    shifts[1][0, 8 * 2 : 8 * 3] = torch.arange(1.0, 9.0)  # eight channels of the third entity
+    for shift in shifts:
+        net(torch.randn(1, 9, generator=torch.Generator().manual_seed(0)), torch.zeros(()), shift)
+    moved = (entered[1] - entered[0])[0, :, 0].T
+    torch.testing.assert_close(moved[2], torch.arange(1.0, 9.0))
+    assert moved.abs().sum(1).nonzero().flatten().tolist() == [2]
+
+
 def test_step_embedding_is_that_of_k_thousandths():
     table = sinusoidal_steps(5, dim=4)
     expected = torch.tensor([400.0, 4.0])
