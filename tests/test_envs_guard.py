@@ -80,6 +80,40 @@ def test_a_step_that_hangs_is_a_crash_and_its_frozen_child_is_killed(tmp_path):
     env.close()
 
 
+@pytest.mark.parametrize("answers_late", [True, False])
+def test_after_ctrl_c_no_answer_of_the_interrupted_call_passes_for_another(tmp_path, answers_late):
+    env = guarded(tmp_path, {"child": True}, step_timeout=60)
+    td = env.step(env.rand_action(env.reset()))["next"]
+    go_on, old, child = threading.Event(), env._life, env.child.pid
+    step, main = old.env._step, threading.main_thread().ident
+
+    def interrupted(tensordict):
+        time.sleep(0.5)  # until the other thread waits
+        signal.pthread_kill(main, signal.SIGINT)
+        go_on.wait(60)
+        return step(tensordict)
+
+    old.env._step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        env.step(env.rand_action(td.clone()))
+    began = time.monotonic()
+    if answers_late:
+        go_on.set()
+        assert wait_until(lambda: not old.thread._answers.empty())
+    else:
+        lost = env.step(env.rand_action(td.clone()))["next"]
+        assert lost["crashed"] and lost["truncated"] and (lost["agents", "reward"] == 0).all()
+    td = env.reset()
+    counts = [int(td["state"][0])]
+    for _ in range(3):
+        td = env.step(env.rand_action(td))["next"]
+        counts.append(int(td["state"][0]))
+    assert counts == [0, 1, 2, 3] and td["crashes"] == 0
+    assert time.monotonic() - began < 30 and not alive(child)
+    go_on.set()
+    env.close()
+
+
 @pytest.mark.parametrize("what", ["crash_reset", "hang_reset"])
 def test_a_reset_that_fails_once_is_tried_again(tmp_path, what):
     env = guarded(tmp_path, {what: True, "once": True})

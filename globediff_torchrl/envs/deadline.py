@@ -34,16 +34,23 @@ class DeadlineThread:
     def call(self, function: Callable[[], Any], timeout: float) -> Any:
         """What ``function()`` returns.
 
+        Ctrl-C goes through. The thread is then ``lost``, as after :class:`OutOfTime`: it may still be within the call.
+
         Raises:
-            OutOfTime: it takes longer than ``timeout`` seconds; no further call will be answered.
+            OutOfTime: it takes longer than ``timeout`` seconds, or the thread is lost; no further call is answered.
             Exception: what it raises.
         """
-        self._calls.put(function)
+        if self.lost:
+            raise OutOfTime("an earlier call was not waited for to its end")
         try:
+            self._calls.put(function)
             good, answer = self._answers.get(timeout=timeout)
         except queue.Empty:
             self.lost = True
             raise OutOfTime(f"no answer within {timeout:g} s") from None
+        except BaseException:  # Ctrl-C: the answer is still to come, and would pass for that of the next call
+            self.lost = True
+            raise
         if good:
             return answer
         raise answer

@@ -44,6 +44,9 @@ class GuardedEnv(LegalRandomActions, EnvBase):
     ``"engine_processes"`` ``[1]`` (int64, how many they are), both measured at resets, and ``"truncated"`` where the
     environment has none. Other attributes are the environment's.
 
+    Ctrl-C within a call goes through and ends the environment, which may still be within that call: the next reset
+    makes a new one, a step before it answers as a crashed one does. No crash is counted.
+
     Child processes that the environment starts by ``subprocess`` die with it, with :meth:`close`, and with this process
     however that ends (Linux).
 
@@ -138,8 +141,8 @@ class GuardedEnv(LegalRandomActions, EnvBase):
             return reading
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        life = self._life
-        if life is None:  # it has crashed, and nobody has asked for a new episode
+        life = self._responsive()
+        if life is None:  # it has crashed, or a call was interrupted, and nobody has asked for a new episode
             return self._crashed_step()
         try:
             reading = life.call(partial(_one_step, life.env, tensordict), self.step_timeout)
@@ -171,9 +174,15 @@ class GuardedEnv(LegalRandomActions, EnvBase):
             put(reading, key, torch.full((1,), value, device=self.device))
         return reading
 
+    def _responsive(self) -> Life | None:
+        """The environment that is there, None where there is none; one whose call Ctrl-C has interrupted is ended."""
+        if self._life is not None and self._life.thread.lost:
+            self._end_life()
+        return self._life
+
     def _living(self) -> Life:
         """The environment that is there, or a new one."""
-        while self._life is None:
+        while self._responsive() is None:
             if self._in_a_row > self.retries:
                 raise TrainingError(
                     f"the environment crashed {self._in_a_row} times in a row, {self.crash_count} times in all; at "
@@ -220,7 +229,7 @@ class GuardedEnv(LegalRandomActions, EnvBase):
 
     def _set_seed(self, seed: int | None) -> None:
         self._seed, self._made = seed, 0
-        life = self._life
+        life = self._responsive()
         if life is not None:
             self._made = 1
             life.call(lambda: life.env.set_seed(seed), self.reset_timeout)
