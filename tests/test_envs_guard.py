@@ -198,6 +198,25 @@ def test_seeds_after_crashes_are_determined(tmp_path):
     assert seen[0] == seen[1] and len(set(seen[0])) == 2
 
 
+def test_a_seed_set_after_a_crash_is_that_of_the_next_environment(tmp_path):
+    env = guarded(tmp_path, {"crash": 5}, seed=3)
+    seeds = []
+    for seed in (None, 777, 777, None):  # the last step of each rollout crashes
+        if seed is not None:
+            env.set_seed(seed)
+        seeds.append(int(env.rollout(5, break_when_any_done=False)["state"][0, 1]))
+        env._in_a_row = 0
+    assert seeds == [3, 777, 777, 777 + 100_003]
+    env.close()
+
+
+def test_the_first_environment_keeps_the_seed_of_its_making_and_is_not_seeded_again(tmp_path):
+    env = guarded(tmp_path, {"crash": 5}, seed=3, restart_every=1)
+    env.rollout(6, break_when_any_done=False)
+    env.close()
+    assert (tmp_path / "log3").read_text().split("\n")[:4] == ["made 3", "closed", "made 3", f"seed {3 + 100_003}"]
+
+
 def test_an_environment_that_is_forgotten_leaves_no_child(tmp_path):
     env = guarded(tmp_path, {"child": True})
     child = env.child.pid

@@ -56,8 +56,9 @@ class GuardedEnv(LegalRandomActions, EnvBase):
         step_timeout, reset_timeout: seconds; making an environment has ``reset_timeout``, too.
         retries: crashes in a row, without an episode between them that went well, that are mended.
         restart_every: a new environment after so many episodes, for simulators that leak; None for never.
-        seed: with which ``create_env`` seeds its environments, until :meth:`set_seed` says another. The environments
-            made later get other ones, derived from it: none repeats the episodes of the one before.
+        seed: with which ``create_env`` seeds its environments, until :meth:`set_seed` says another, to the one that is
+            there or, after a crash, to the next. The environments made later get other ones, derived from it: none
+            repeats the episodes of the one before.
         pause: seconds before a new environment is made after a crash; doubled with each further one in a row.
 
     Raises:
@@ -84,6 +85,7 @@ class GuardedEnv(LegalRandomActions, EnvBase):
         self.retries, self.restart_every = retries, restart_every
         self.crash_count, self._in_a_row, self._last_crash = 0, 0, ""
         self._seed, self._made = seed, 0
+        self._told = False  # whether set_seed was called; if not, the first environment has create_env's seed
         self._episodes, self._steps = 0, 0
         self._memory, self._processes = 0.0, 0
         self._life: Life | None = None
@@ -203,7 +205,7 @@ class GuardedEnv(LegalRandomActions, EnvBase):
     def _new_life(self) -> Life:
         life = Life(self.create_env, self.reset_timeout)
         self._made += 1
-        if self._seed is not None and self._made > 1:
+        if self._seed is not None and (self._told or self._made > 1):
             seed = (self._seed + SEED_STEP * (self._made - 1)) % 2**31
             try:
                 life.call(lambda: life.env.set_seed(seed), self.reset_timeout)
@@ -228,11 +230,11 @@ class GuardedEnv(LegalRandomActions, EnvBase):
             life.kill()
 
     def _set_seed(self, seed: int | None) -> None:
-        self._seed, self._made = seed, 0
+        self._seed, self._made, self._told = seed, 0, True
         life = self._responsive()
-        if life is not None:
-            self._made = 1
+        if life is not None:  # else the next one is seeded when it is made
             life.call(lambda: life.env.set_seed(seed), self.reset_timeout)
+            self._made = 1
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Closes the environment and ends its processes; once closed, does nothing."""
