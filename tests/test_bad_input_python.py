@@ -187,14 +187,16 @@ CALLS = [
     ),
     Misuse("average beside a fitter", lambda _: continued(ema=0.9), ("no ema beside", "got 0.9", "give it to Fitter")),
     Misuse("no size", lambda _: make_state_model("globediff", (0, 6)), ("aux_dim >= 1", "got 0", "the env's specs")),
-    Misuse("no env", lambda _: make_state_model("vae", "hunt"), ("a single env with a `task`", "got str", "make_env(")),
     Misuse(
-        "copies of an env", lambda _: GlobeDiff.from_env(copies()), ("a single env", "got SerialEnv", "copies pass one")
+        "no env", lambda _: make_state_model("vae", "hunt"), ("one environment with a `task`", "got str", "make_env(")
+    ),
+    Misuse(
+        "copies of an env", lambda _: GlobeDiff.from_env(copies()), ("one env", "got several copies", "copies pass one")
     ),
     Misuse(
         "copies of an env, reset",
         lambda _: GlobeDiff.from_env(TransformedEnv(copies(begun=True), StepCounter())),
-        ("a single env", "got TransformedEnv", "copies pass one"),
+        ("one env", "got several copies in a SerialEnv", "copies pass one"),
     ),
     Misuse(
         "no files",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from skirmish import Skirmish
@@ -13,7 +11,7 @@ from torchrl.envs import SerialEnv
 
 from globediff_torchrl import GlobeDiff, make_actor, make_env, wrap_env
 from globediff_torchrl import keys as k
-from globediff_torchrl.envs import vmas_rng_state
+from globediff_torchrl.envs import Task, vmas_rng_state
 from globediff_torchrl.evaluation.episodes import (
     episode_metrics,
     evaluate,
@@ -190,7 +188,7 @@ def test_what_is_inferred_for_the_dead_is_no_error():
 class Recorded:
     """Stands for an environment: plays back one rollout for each seed."""
 
-    task = SimpleNamespace(target_key="state")
+    task = Task("recorded", 2, None, None, (), None, 0, None, "")
 
     def __init__(self, rollouts):
         self.rollouts = rollouts

@@ -1,11 +1,11 @@
 """Arguments of the state models: what cannot be meant is refused, in the constructor, from an env and from files."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from globediff_torchrl.envs import Task
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, VAEStateModel, make_state_model
 from globediff_torchrl.state_models.presets import FIT
@@ -100,7 +100,7 @@ def test_settings_of_the_other_models_are_checked_too(make, message):
 class Env:
     """As much of an env as from_env reads."""
 
-    task = SimpleNamespace(aux="history")
+    task = Task("fake", 3, None, None, (), "history", X, None, "")
     observation_spec = {("agents", "aux_observation"): torch.zeros(4, 3, X), "state": torch.zeros(4, S)}
 
 

@@ -11,6 +11,7 @@ from small_models import AUX, INFERRED, S, X, batch, make
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from globediff_torchrl.envs import Task
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, OracleStateModel, VAEStateModel, make_state_model
 from globediff_torchrl.state_models.latent import LatentPrior
@@ -194,7 +195,7 @@ class FakeEnv:
 
     def __init__(self, aux="joint"):
         layout = SimpleNamespace(size=S, tokens=lambda: torch.tensor([[0, 1], [2, 3]]))
-        self.task = SimpleNamespace(n_agents=3, aux=aux, aux_dim=X, inferred_layout=layout)
+        self.task = Task("fake", 3, layout, layout, (), aux, X, None, "")
         self.observation_spec = {AUX: torch.zeros(4, 3, X), "state": torch.zeros(4, S)}
 
 

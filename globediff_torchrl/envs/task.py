@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from tensordict import NestedKey
+from torchrl.envs import TransformedEnv
+from torchrl.envs.batched_envs import BatchedEnvBase
 
 from globediff_torchrl.envs.layout import FeatureLayout
+from globediff_torchrl.errors import UserError
 from globediff_torchrl.keys import STATE, TARGET_STATE
 
 AUX_KINDS = ("history", "joint", "joint_history")
 UNLIMITED = 100  # steps of a rollout where no limit ends it
+ALL_COPIES = "make it with make_env(..., num_envs=n) or, of n bare environments, with wrap_env(SerialEnv(n, create))"
+ONE_COPY = "make it with make_env(...) or wrap_env(...), of several copies pass one"
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,31 @@ class Task:
     def inferred_layout(self) -> FeatureLayout:
         """What the numbers of an inferred state are."""
         return self.state_layout if self.target_layout is None else self.target_layout
+
+
+def task_of(env: Any, asker: str, fix: str = ALL_COPIES) -> Task:
+    """The task of an environment, also of one with further transforms around it.
+
+    Args:
+        env: from ``make_env`` or ``wrap_env``.
+        asker: the function that needs it, for the message.
+        fix: what the message offers.
+
+    Raises:
+        UserError: it has none, as it was not wrapped, or as it is several copies that were (SerialEnv, ParallelEnv).
+    """
+    inner = env
+    while isinstance(inner, TransformedEnv) and "task" not in vars(inner):
+        inner = inner.base_env
+    # copies are not asked: they answer with a list of theirs, or start workers, and a worker that has none dies of it
+    copies = isinstance(inner, BatchedEnvBase)
+    task = vars(inner).get("task") if copies else getattr(inner, "task", None)
+    if not isinstance(task, Task):
+        got = f"several copies in a {type(inner).__name__}" if copies else type(env).__name__
+        raise UserError(
+            f"{asker} expects one environment with a `task` (make_env and wrap_env give one), got {got}: {fix}."
+        )
+    return task
 
 
 def describe_hidden(task: Task) -> str:

@@ -15,6 +15,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from globediff_torchrl import keys
 from globediff_torchrl.envs import preserve_vmas_rng
 from globediff_torchrl.envs.crashed import crashed_steps
+from globediff_torchrl.envs.task import task_of
 from globediff_torchrl.policies import add_memory
 
 MODES = {"deterministic": ExplorationType.DETERMINISTIC, "stochastic": ExplorationType.RANDOM}
@@ -148,7 +149,7 @@ def evaluate(
     """Mean results over one episode of each environment of ``env`` in each round, for each mode.
 
     Args:
-        env: an environment that is used for evaluation alone.
+        env: an environment of ``make_env`` or ``wrap_env`` that is used for evaluation alone.
         policy: what chooses the actions; ``env`` is made to carry its memory, if it has one.
         seed: of environments and policy; one of its own, as the training's would play the training's episodes again.
             The random streams of a training stay as they are.
@@ -161,11 +162,15 @@ def evaluate(
         and the errors of :func:`state_errors`; ``<mode>/crashed``, the share of episodes that a crash of the simulator
         took out of all that, where there was one. Without the returns if all have crashed.
 
+    Raises:
+        UserError: an environment without a task, or several copies (TorchRL's SerialEnv) that have one each.
+
     Example:
         >>> env, policy = load_policy("runs/first", num_envs=128)
         >>> evaluate(env, policy, seed=10_000)["deterministic/return"]
     """
-    max_steps = max_steps or env.task.horizon
+    task = task_of(env, "evaluate")
+    max_steps = max_steps or task.horizon
     results: dict[str, float] = {}
     for mode in modes:
         metrics, errors = defaultdict(list), defaultdict(list)
@@ -173,7 +178,7 @@ def evaluate(
             rollout = run_episodes(env, policy, mode, seed + extra, max_steps)
             for name, value in episode_metrics(rollout).items():
                 metrics[name].append(value)
-            for name, value in state_errors(rollout, _counted(rollout), env.task.target_key).items():
+            for name, value in state_errors(rollout, _counted(rollout), task.target_key).items():
                 errors[name].append(value)
         found = {name: torch.cat(values) for name, values in metrics.items()}
         results |= {f"{mode}/{name}": value for name, value in _means(found, rounds * len(rollout)).items()}

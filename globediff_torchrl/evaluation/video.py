@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from globediff_torchrl import keys
 from globediff_torchrl.envs.layout import FeatureLayout
-from globediff_torchrl.envs.task import Task
+from globediff_torchrl.envs.task import Task, task_of
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.evaluation.episodes import MODES, first_episodes, preserve_rng, run_episodes
 from globediff_torchrl.state_models.base import StateModel
@@ -132,10 +132,11 @@ def run_episode(
     max_steps: int | None = None,
 ) -> Episode:
     """The episode that :func:`record_episode` draws."""
-    rollout = run_episodes(env, policy, mode, seed, max_steps or env.task.horizon)
+    task = task_of(env, "record_episode")
+    rollout = run_episodes(env, policy, mode, seed, max_steps or task.horizon)
     rollout = rollout[0][first_episodes(rollout)[0]]
     facts = {
-        "task": env.task,
+        "task": task,
         "state": rollout.get(keys.STATE).cpu(),
         "returns": rollout.get(("next", *keys.EPISODE_REWARD)).mean((-1, -2)).cpu(),
     }
@@ -148,7 +149,7 @@ def run_episode(
     return Episode(
         **facts,
         agent=None if model.infer_per == "team" else agent,
-        inference=f"{name} infers the state from x = {env.task.aux}, {whose}",
+        inference=f"{name} infers the state from x = {task.aux}, {whose}",
         hypotheses=samples.cpu(),
         mean=mean.cpu(),
         scale=model.state_spread.cpu(),
@@ -203,9 +204,7 @@ def _check(
     step: int | None,
     fps: int,
 ) -> None:
-    task = getattr(env, "task", None)
-    if task is None:
-        raise UserError(f"record_episode needs an environment of make_env or wrap_env, got {type(env).__name__}.")
+    task = task_of(env, "record_episode")
     if task.target_layout is not None:
         raise UserError(
             f"a video draws what is inferred over the whole state, but {task.name} was made to infer something else "

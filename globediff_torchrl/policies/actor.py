@@ -17,6 +17,7 @@ from torchrl.envs import EnvBase
 from torchrl.modules import MaskedCategorical, TanhNormal
 
 from globediff_torchrl import keys
+from globediff_torchrl.envs.task import ONE_COPY, Task, task_of
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.policies.ego_view import READS, EgoView
 from globediff_torchrl.policies.networks import Network, make_trunk, orthogonal
@@ -91,7 +92,8 @@ def make_actor(
         (``"loc"`` and ``"scale"``, or ``"logits"``) stand beside them.
 
     Args:
-        env: gives the shapes, the action specification and the layout of the state (``env.task``).
+        env: gives the shapes, the action specification and the layout of the state (``env.task``); of several copies
+            (TorchRL's SerialEnv) pass one.
         state_model: the model in front; decides ``reads="auto"``. Without one the default :class:`GlobeDiff`
             is assumed.
         inputs: what the actor reads besides the inference.
@@ -110,16 +112,20 @@ def make_actor(
         scale_init: first standard deviation of a continuous action before the tanh. 1.5 makes the first actions nearly
             uniform over the bounds: agents that move little in a step explore far too little with less.
 
+    Raises:
+        UserError: an environment without a task, or whose keys or actions do not fit; an unknown name.
+
     Example:
         >>> env = make_env("vmas/hunt", num_envs=4)
         >>> policy = TensorDictSequential(GlobeDiff.from_env(env), make_actor(env))
         >>> policy(env.reset())["agents", "action"].shape
         torch.Size([4, 2, 2])
     """
+    task = task_of(env, "make_actor", ONE_COPY)
     modules: list[TensorDictModuleBase] = []
     in_keys = [tuple(key) if not isinstance(key, str) else key for key in inputs]
     size = sum(_feature_size(env, key) for key in in_keys)
-    ego = _make_view(env, state_model, reads, view)
+    ego = _make_view(env, task, state_model, reads, view)
     if ego is not None:
         modules.append(ego)
         in_keys.append(keys.VIEW)
@@ -130,7 +136,7 @@ def make_actor(
         # the mean speaks first: a sample beside it is noise to an untrained network, and is let in as it proves useful
         first = next(layer for layer in trunk if isinstance(layer, nn.Linear))
         first.weight.data[:, size - ego.extra :] = 0.0
-    agents, spec = env.task.n_agents, env.full_action_spec[keys.ACTION]
+    agents, spec = task.n_agents, env.full_action_spec[keys.ACTION]
     if isinstance(spec, Categorical):
         head = _CategoricalHead(agents, trunk, features, spec.space.n, gain)
         out_keys, distribution = [LOGITS], _categorical(env)
@@ -146,7 +152,9 @@ def make_actor(
     return ProbabilisticTensorDictSequential(*modules, distribution)
 
 
-def _make_view(env: EnvBase, state_model: TensorDictModuleBase | None, reads: str | None, view: str) -> EgoView | None:
+def _make_view(
+    env: EnvBase, task: Task, state_model: TensorDictModuleBase | None, reads: str | None, view: str
+) -> EgoView | None:
     """What the actor reads of the inference; None where it reads nothing of it."""
     if reads == "auto":
         out_keys = [keys.INFERRED_BLEND] if state_model is None else state_model.out_keys
@@ -155,9 +163,9 @@ def _make_view(env: EnvBase, state_model: TensorDictModuleBase | None, reads: st
         return None
     _check_reads(reads, state_model)
     return EgoView(
-        env.task.n_agents,
-        _feature_size(env, env.task.target_key),
-        env.task.inferred_layout,
+        task.n_agents,
+        _feature_size(env, task.target_key),
+        task.inferred_layout,
         reads=reads,
         view=view,
         hypotheses=getattr(state_model, "num_samples", 1),

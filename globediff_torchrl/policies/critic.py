@@ -11,6 +11,7 @@ from torchrl.envs import EnvBase
 from torchrl.modules import ValueNorm
 
 from globediff_torchrl import keys
+from globediff_torchrl.envs.task import ONE_COPY, task_of
 from globediff_torchrl.policies.actor import _feature_size
 from globediff_torchrl.policies.networks import Network, make_trunk, orthogonal
 from globediff_torchrl.policies.recurrent import make_head
@@ -57,7 +58,7 @@ def make_critic(
         ``("agents", "state_value") [*B, n, 1]``; with team-wide inputs the same value for every agent.
 
     Args:
-        env: gives the shapes.
+        env: gives the shapes; of several copies (TorchRL's SerialEnv) pass one.
         value_norm: the running normaliser that is also given to ``MAPPOLoss``. The network then outputs normalised
             values, as the head of MAPPO's reference does, and the module the true ones. ``MAPPOLoss`` alone would
             normalise a raw output: returns of 0 to 20 are fitted three times more slowly that way.
@@ -68,8 +69,11 @@ def make_critic(
         recurrent: ``"none"`` or ``"gru"``, as for the actor. The hidden state is ``"critic_hidden" [*B, h]`` with
             team-wide inputs, else ``("agents", "critic_hidden") [*B, n, h]``; no environment carries it, the training
             does.
+
+    Raises:
+        UserError: an environment without a task, or without what is to be read.
     """
-    agents = env.task.n_agents
+    agents = task_of(env, "make_critic", ONE_COPY).n_agents
     in_keys = [tuple(key) if not isinstance(key, str) else key for key in inputs]
     size = sum(_feature_size(env, key) for key in in_keys)
     trunk = make_trunk(size, hidden_sizes, activation=activation, layer_norm=layer_norm, input_norm=input_norm)

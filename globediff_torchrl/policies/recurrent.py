@@ -13,6 +13,7 @@ from torchrl.envs import EnvBase, TensorDictPrimer
 from torchrl.modules.tensordict_module.rnn import recurrent_mode
 
 from globediff_torchrl import keys
+from globediff_torchrl.envs.task import task_of
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.policies.networks import Head, Network
 
@@ -185,7 +186,7 @@ def add_memory(env: EnvBase, policy: nn.Module) -> EnvBase:
         policy: the policy that is to act in it.
 
     Raises:
-        UserError: the environment carries the memory of a policy of another size.
+        UserError: the environment carries the memory of a policy of another size, or has no task.
 
     Example:
         >>> env = make_env("vmas/hunt", num_envs=4)
@@ -194,8 +195,8 @@ def add_memory(env: EnvBase, policy: nn.Module) -> EnvBase:
         torch.Size([4, 5, 2, 64])
     """
     for head in memories(policy):
-        batch, size = env.batch_size, head.memory.size
-        shape = (*batch, size) if isinstance(head.hidden_key, str) else (*batch, env.task.n_agents, size)
+        batch, agents, size = env.batch_size, task_of(env, "add_memory").n_agents, head.memory.size
+        shape = (*batch, size) if isinstance(head.hidden_key, str) else (*batch, agents, size)
         if head.hidden_key in env.observation_spec.keys(True, True):
             found = env.observation_spec[head.hidden_key].shape
             if found != torch.Size(shape):

@@ -8,10 +8,10 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torchrl.envs.batched_envs import BatchedEnvBase
 from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
+from globediff_torchrl.envs.task import ONE_COPY, task_of
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.state_models.files import read_config, read_weights, with_overrides, write_model
 from globediff_torchrl.state_models.numerics import check_finite, statistics
@@ -253,23 +253,17 @@ def dims_of(env: Any) -> dict[str, Any]:
     Raises:
         UserError: the env has no ``task``, no aux observation, or no state.
     """
-    # copies in workers answer with a list of theirs, or with an endless recursion before they have begun
-    task = None if isinstance(env, BatchedEnvBase) else getattr(env, "task", None)
-    if not hasattr(task, "aux"):
-        raise UserError(
-            f"from_env expects a single env with a `task` (make_env and wrap_env give one), got {type(env).__name__}: "
-            "make it with make_env(...), of several copies pass one, or give aux_dim and state_dim to the constructor."
-        )
-    if getattr(task, "aux", None) is None:
+    task = task_of(env, "from_env", f"{ONE_COPY}, or give aux_dim and state_dim to the constructor")
+    if task.aux is None:
         raise UserError(
             "The env has no aux observation to infer the state from (task.aux is None): "
             "make it with aux='history', 'joint' or 'joint_history'."
         )
-    spec, target = env.observation_spec, getattr(task, "target_key", keys.STATE)
+    spec, target = env.observation_spec, task.target_key
     one_answer = target == keys.STATE or task.target_shared  # for all agents
     return {
         "aux_dim": int(spec[keys.AUX_OBSERVATION].shape[-1]),
         "state_dim": int(spec[target].shape[-1]),
         "state_key": target,
-        "infer_per": "team" if one_answer and "joint" in str(task.aux) else "agent",
+        "infer_per": "team" if one_answer and "joint" in task.aux else "agent",
     }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from globediff_torchrl import keys
+from globediff_torchrl.envs.task import ONE_COPY, task_of
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
 from globediff_torchrl.state_models.latent import LatentPosterior, mlp
@@ -291,5 +292,5 @@ class GlobeDiff(StateModel):
     def from_env(cls, env: Any, preset: str = "tuned", **overrides: Any) -> "GlobeDiff":
         """The model for an env of ``make_env``; entity tokens come from its state layout where they are asked for."""
         if overrides.get("tokens") == "entity" and "token_index" not in overrides:
-            overrides["token_index"] = env.task.inferred_layout.tokens()
+            overrides["token_index"] = task_of(env, "from_env", ONE_COPY).inferred_layout.tokens()
         return super().from_env(env, preset=preset, **overrides)
