@@ -115,6 +115,12 @@ def test_levels_are_uniform_or_lean_to_noise_and_are_drawn_so():
     assert drawn[0] == 0
 
 
+def test_levels_are_drawn_where_the_model_is_also_by_a_loss_made_after_the_move():
+    model = small().to("meta")
+    assert model.make_loss()._draw_levels(8).device.type == "meta"
+    assert Fitter(model).loss._draw_levels(8).device.type == "meta"
+
+
 def test_a_regressor_averages_two_modes_and_globediff_does_not():
     train, test = two_modes(), two_modes(500, seed=1)
     models = [MLPStateModel(1, 2, width=64), GlobeDiff(1, 2, width=64, latent_dim=0)]

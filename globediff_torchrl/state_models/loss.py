@@ -60,7 +60,9 @@ class GlobeDiffLoss(StateModelLoss):
     def __init__(self, model: GlobeDiff):
         super().__init__(model)
         probabilities = level_probabilities(model.levels, model.schedule.steps)
-        self.register_buffer("level_cdf", probabilities.cumsum(0)[:-1], persistent=False)
+        # on the model's device: else a loss made after .to() draws k on the CPU and copies it over at every step
+        levels = probabilities.cumsum(0)[:-1].to(model.state_mean.device)
+        self.register_buffer("level_cdf", levels, persistent=False)
         self.out_keys = ["loss_diffusion"]
         if model.centred:
             self.out_keys.append("loss_center")
