@@ -75,7 +75,7 @@ class AsPrinted(nn.Module):
         super().__init__()
         self.schedule = model.schedule
 
-    def forward(self, denoise: Callable, start: torch.Tensor, stochastic: bool = True) -> torch.Tensor:
+    def forward(self, denoise: Callable, start: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         s = start
         for k in range(self.schedule.steps, 0, -1):
             alpha, beta = self.schedule.alpha[k], self.schedule.beta[k]

@@ -4,16 +4,19 @@ import pytest
 import torch
 from small_models import AUX, INFERRED, S, X, batch, make
 from tensordict import TensorDict
+from torch import nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl.evaluation.distances import energy_distance
 from globediff_torchrl.state_models.repeatable import RepeatableNoise
 
 LATENT, HYPOTHESES = ("agents", "latent"), ("agents", "hypotheses")
+SAMPLERS = pytest.mark.parametrize("sampler", ["dpmpp", "ancestral"])
 
 
-def test_random_inference_draws_anew_and_follows_the_global_seed():
-    model, td = make(), batch(4)
+@SAMPLERS
+def test_random_inference_draws_anew_and_follows_the_global_seed(sampler):
+    model, td = make(sampler=sampler), batch(4)
     with set_exploration_type(ExplorationType.RANDOM):
         torch.manual_seed(5)
         a = model(td.clone())[INFERRED]
@@ -24,8 +27,9 @@ def test_random_inference_draws_anew_and_follows_the_global_seed():
     assert torch.equal(a, c)
 
 
-def test_fixed_noise_is_the_same_at_all_x_and_times():
-    model, data = make(num_samples=2, noise="fixed", latent_prior="standard"), batch(5)
+@SAMPLERS
+def test_fixed_noise_is_the_same_at_all_x_and_times(sampler):
+    model, data = make(num_samples=2, noise="fixed", latent_prior="standard", sampler=sampler), batch(5)
     inferred = []
     for kind in (ExplorationType.RANDOM, ExplorationType.DETERMINISTIC):
         with set_exploration_type(kind):
@@ -34,9 +38,10 @@ def test_fixed_noise_is_the_same_at_all_x_and_times():
     assert torch.equal(inferred[0][LATENT], inferred[0][LATENT][:1, :1].expand_as(inferred[0][LATENT]))
 
 
-def test_deterministic_draws_at_almost_the_same_x_are_posterior_samples():
+@SAMPLERS
+def test_deterministic_draws_at_almost_the_same_x_are_posterior_samples(sampler):
     """Each is a function of its x; together they are distributed as fresh draws at one x are, not one point."""
-    model = make(latent_prior="standard")
+    model = make(latent_prior="standard", sampler=sampler)
     x = torch.randn(1, 1, X, generator=torch.Generator().manual_seed(1)).expand(1000, 3, X)
     near = TensorDict({AUX: x + 1e-5 * torch.randn(1000, 3, X)}, [1000])
     with set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
@@ -52,6 +57,48 @@ def test_deterministic_draws_at_almost_the_same_x_are_posterior_samples():
     spread = fresh[0].std(0).norm().item()
     assert energy_distance(repeatable[INFERRED].flatten(0, 1), fresh[0]).item() < 0.01 * spread
     assert energy_distance(repeatable[INFERRED].flatten(0, 1).mean(0).expand(2, S), fresh[0]).item() > 0.3 * spread
+
+
+class UnitGaussian(nn.Module):
+    """The denoiser that is exact for s ~ N(0, 1) whatever x: E[eps | s^k] = sqrt(1 - abar_k) s^k."""
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.sigma = (1 - schedule.alpha_bar).sqrt()
+
+    def step_table(self):
+        return self.sigma
+
+    def condition(self, x, z):
+        return None
+
+    def forward(self, s_k, sigma, cond):
+        return sigma * s_k
+
+
+@pytest.mark.parametrize("noise", ["fresh", "fixed"])
+@pytest.mark.parametrize("kind", [ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN])
+def test_the_ancestral_chain_is_as_wide_without_exploration_as_with_it(noise, kind):
+    """Without the steps' noise it would be a chain of posterior means: .08 in place of .67 with five steps."""
+    models = [make(preset="paper", denoiser="mlp", num_samples=400, noise=source) for source in (noise, "fresh")]
+    spread, data = [], batch(100)
+    for model, explores in zip(models, (kind, ExplorationType.RANDOM)):
+        model.denoiser = UnitGaussian(model.schedule)
+        with set_exploration_type(explores), torch.no_grad():
+            drawn = model(data.clone())[HYPOTHESES]
+            again = model(data.clone())[HYPOTHESES]
+        assert torch.equal(drawn, again) == (explores == kind)
+        spread.append(drawn.std((0, 1, 2)))
+    assert (spread[0] / spread[1] - 1).abs().max() < 0.12  # of some hundred independent draws
+    assert (spread[1] - 0.674).abs().max() < 0.02
+
+
+def test_the_noise_of_the_steps_is_no_part_of_the_weights_and_changes_no_other_samplers_draws():
+    sizes = {kind: make(sampler=kind).noise_sizes for kind in ("ddim", "dpmpp", "ancestral")}
+    assert sizes["ddim"] == sizes["dpmpp"] == [S, 3, 0, 0]
+    assert sizes["ancestral"] == [S, 3, 0, 4 * S]
+    assert make(sampler="ancestral", diffusion_steps=1).noise_sizes == [S, 3, S, 0]
+    assert make(sampler="ancestral").state_dict().keys() == make(sampler="ddim").state_dict().keys()
 
 
 @pytest.mark.parametrize("noise", ["fresh", "fixed"])

@@ -84,6 +84,21 @@ def test_sampler_without_noise_is_repeatable_and_with_it_is_not():
     assert not torch.equal(a, c)
 
 
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_sample_is_a_function_of_the_noise_that_is_given(kind, steps):
+    sampler, start = DiffusionSampler(NoiseSchedule("vp", steps), kind), torch.randn(4, 2)
+    assert sampler.noisy_steps == (steps - 1 if kind == "ancestral" else 0)
+    torch.manual_seed(5)
+    drawn = sampler(lambda s, k: 0.5 * s, start)
+    torch.manual_seed(5)
+    noise = [torch.randn(4, 2) for _ in range(sampler.noisy_steps)]
+    given = sampler(lambda s, k: 0.5 * s, start, noise=torch.cat([torch.empty(4, 0), *noise], -1))
+    assert torch.equal(drawn, given)
+    with pytest.raises(UserError, match=rf"expects noise of shape \[4, {2 * sampler.noisy_steps}\].*got \[4, 3\]"):
+        sampler(lambda s, k: 0.5 * s, start, noise=torch.randn(4, 3))
+
+
 def test_unknown_names_are_refused():
     schedule = NoiseSchedule("vp", 5)
     with pytest.raises(UserError, match="ddim"):

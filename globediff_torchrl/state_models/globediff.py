@@ -42,8 +42,8 @@ class GlobeDiff(StateModel):
     - ``("agents", "latent")`` ``[*B, n, d_z]``, z of the first hypothesis, where there is a latent.
 
     Under ``ExplorationType.RANDOM`` (or none set) z and the noise come from the global generator. Under DETERMINISTIC,
-    MODE and MEAN they are chosen by a hash of x (:class:`RepeatableNoise`) and the steps between add no noise: the
-    result is a function of x alone, whatever the batch, and over many x distributed as samples are.
+    MODE and MEAN they are chosen by a hash of x (:class:`RepeatableNoise`), that of the ancestral steps too: the result
+    is a function of x alone, whatever the batch, and over many x distributed as samples are.
 
     Args:
         aux_dim, state_dim: d_x and d_s.
@@ -173,8 +173,9 @@ class GlobeDiff(StateModel):
         self.prior = make_prior(d_x, d_z, settings["latent_modes"], **size) if learned else None
         self.posterior = LatentPosterior(d_x, d_s, d_z, **size) if d_z > 0 else None
         self.denoiser = make_denoiser(settings, d_s, d_x, d_z, index)
-        # normal numbers that a hypothesis is made from: the chain's start, z, the last step's noise
-        self.noise_sizes = [d_s, d_z if self.prior is None else self.prior.noise_size, d_s if self.final_noise else 0]
+        # normal numbers that a hypothesis is made from: the chain's start, z, the final noise, that of the steps before
+        z_size = d_z if self.prior is None else self.prior.noise_size
+        self.noise_sizes = [d_s, z_size, d_s if self.final_noise else 0, self.sampler.noisy_steps * d_s]
         self.repeatable = RepeatableNoise(self.num_samples, d_x, sum(self.noise_sizes))
 
     def _set_out_keys(self) -> None:
@@ -201,11 +202,11 @@ class GlobeDiff(StateModel):
                 return tensordict
         explores = exploration_type() in (ExplorationType.RANDOM, None)
         random = self.noise == "fresh" and explores
-        start, noise, final = self._draw_noise(x, random)
+        start, noise, final, between = self._draw_noise(x, random)
         if not explores and self.deterministic == "prior_mean":
             noise = None
         z = self._draw_latent(x, noise)
-        s = self._run_chain(x, z, start, random)
+        s = self._run_chain(x, z, start, between)
         noisy = torch.addcmul(s, final, self.final_scale) if self.final_noise else s
         hypotheses = self._uncentre(noisy, mean)
         self.write(tensordict, self.inferred_key, hypotheses[:, 0], lead, n)
@@ -220,7 +221,7 @@ class GlobeDiff(StateModel):
         return tensordict
 
     def _draw_noise(self, x: Tensor, random: bool) -> tuple[Tensor, ...]:
-        """What a hypothesis is made from: the start's, z's and the last step's noise, ``[M, S, noise_sizes[i]]``."""
+        """Noise that a hypothesis is made from: the start's, z's, the last, the steps', ``[M, S, noise_sizes[i]]``."""
         if random:
             size = (x.shape[0], self.num_samples, sum(self.noise_sizes))
             noise = torch.randn(size, device=x.device, dtype=x.dtype)
@@ -236,11 +237,11 @@ class GlobeDiff(StateModel):
             return x.new_zeros(x.shape[0], self.num_samples, self.latent_dim) if noise is None else noise
         return self.prior.draw(x, noise).expand(-1, self.num_samples, -1)
 
-    def _run_chain(self, x: Tensor, z: Tensor | None, start: Tensor, random: bool) -> Tensor:
+    def _run_chain(self, x: Tensor, z: Tensor | None, start: Tensor, noise: Tensor) -> Tensor:
         """The diffused part of s^0, ``[M, S, d_s]``: S hypotheses of each x as one batch."""
         cond = self.denoiser.condition(x.unsqueeze(1), z)
         steps = self.denoiser.step_table().unbind()
-        return self.sampler(lambda s_k, k: self.denoiser(s_k, steps[k], cond), start, stochastic=random)
+        return self.sampler(lambda s_k, k: self.denoiser(s_k, steps[k], cond), start, noise=noise)
 
     def _uncentre(self, s: Tensor, mean: Tensor | None) -> Tensor:
         """States ``[M, S, d_s]`` from what was diffused."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from globediff_torchrl.errors import unknown
+from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.state_models.schedule import NoiseSchedule
 
 SAMPLERS = ("ancestral", "ddim", "dpmpp")
@@ -81,8 +81,11 @@ class DiffusionSampler(nn.Module):
         clip: bound on the estimate of s^0, in standardised units; None for no bound. eps-prediction on a cosine
             schedule needs one.
 
+    Attributes:
+        noisy_steps: how many of the K steps add noise: K - 1 of the ancestral ones, none of the others.
+
     Raises:
-        UserError: an unknown sampler or prediction.
+        UserError: an unknown sampler or prediction; in forward, noise of another shape.
 
     Example:
         >>> sampler = DiffusionSampler(NoiseSchedule("log_snr", steps=5), kind="ddim")
@@ -101,18 +104,28 @@ class DiffusionSampler(nn.Module):
         self.steps = {
             k: Step(*_clean_state(prediction, abars[k]), *_RULES[kind](abars, k)) for k in range(1, len(abars))
         }
+        self.noisy_steps = sum(step.noise != 0 for step in self.steps.values())
 
-    def forward(self, denoise: Callable[[Tensor, int], Tensor], start: Tensor, stochastic: bool = True) -> Tensor:
+    def forward(
+        self,
+        denoise: Callable[[Tensor, int], Tensor],
+        start: Tensor,
+        stochastic: bool = True,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """Run the K steps.
 
         Args:
             denoise: ``(s^k [..., d_s], k) -> network output [..., d_s]``, k from K down to 1.
             start: s^K, ``[..., d_s]``.
-            stochastic: False leaves out the noise of the ancestral steps.
+            stochastic: False leaves out the noise of the ancestral steps: a chain of means, far narrower than samples.
+            noise: standard normal numbers that the noisy steps add, ``[..., noisy_steps * d_s]``, level K's first: the
+                sample is then a function of them and of ``start``. None draws them from the global generator.
 
         Returns:
             s^0, ``[..., d_s]``.
         """
+        added = None if noise is None else self._split(noise, start)
         s_k, before = start, None
         for k in range(len(self.steps), 0, -1):
             step = self.steps[k]
@@ -124,9 +137,22 @@ class DiffusionSampler(nn.Module):
             if step.previous != 0:
                 s_k = torch.add(s_k, before, alpha=step.previous)
             if stochastic and step.noise != 0:
-                s_k = torch.add(s_k, torch.randn_like(s_k), alpha=step.noise)
+                fresh = torch.randn_like(s_k) if added is None else added[len(self.steps) - k]
+                s_k = torch.add(s_k, fresh, alpha=step.noise)
             before = x0
         return s_k
+
+    def _split(self, noise: Tensor, start: Tensor) -> tuple[Tensor, ...]:
+        """The noise of each step that adds some."""
+        *lead, d_s = start.shape
+        expected = (*lead, self.noisy_steps * d_s)
+        if noise.shape != expected:
+            raise UserError(
+                f"The {self.kind} sampler with K = {len(self.steps)} expects noise of shape {list(expected)}, "
+                f"{self.noisy_steps} times the {d_s} numbers of start, got {list(noise.shape)}: give noisy_steps times "
+                "as many, or None."
+            )
+        return noise.split(d_s, -1)
 
 
 def training_target(prediction: str, s0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
