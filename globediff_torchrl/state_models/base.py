@@ -196,7 +196,10 @@ class StateModel(TensorDictModuleBase):
 
     # ------------------------------------------------------------------------------------------------------ files
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write ``model.safetensors`` and ``config.json`` into ``directory`` (made if missing)."""
+        """Write ``model.safetensors`` and ``config.json`` into ``directory`` (made if missing).
+
+        A save that fails leaves what was there; of one that is killed between the two, the files refuse to load.
+        """
         write_model(Path(directory), self, self.config)
 
     @classmethod
@@ -204,8 +207,8 @@ class StateModel(TensorDictModuleBase):
         """Read what :meth:`save_pretrained` wrote. ``overrides`` replace saved arguments, of :attr:`overridable` alone.
 
         Raises:
-            UserError: no such files, another format, version or class, an override that is unknown or would give the
-                weights another meaning, weights that do not fit.
+            UserError: no such files, those of two models, another format, version or class, an override that is unknown
+                or would give the weights another meaning, weights that do not fit.
         """
         directory = Path(directory)
         model = cls.from_config(cls.override(read_config(directory, cls.__name__), overrides))

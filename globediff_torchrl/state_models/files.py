@@ -1,36 +1,44 @@
 """A state model as files: weights in ``model.safetensors``, the constructor's arguments in ``config.json``."""
 
+import hashlib
 import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.files import replacing
 
 FORMAT = "globediff_torchrl/state_model"
 VERSION = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+PAIR = "pair"  # in both files: a hash of the config that they were written with
 
 
 def write_model(directory: Path, model: nn.Module, config: dict[str, Any]) -> None:
-    """Write weights and config into ``directory`` (made if missing)."""
+    """Write weights and config into ``directory`` (made if missing); until both are whole, what was there stays."""
     directory.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, directory / "model.safetensors")
     content = {"format": FORMAT, "version": VERSION, "class": type(model).__name__, "config": config}
-    (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    content[PAIR] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    # left in the opposite order: a stop between the two leaves new weights, whose hash tells that the config is older
+    with replacing(directory / CONFIG) as new_config, replacing(directory / WEIGHTS) as new_weights:
+        new_config.write_text(json.dumps(content, indent=2) + "\n")
+        save_file(weights, new_weights, metadata={PAIR: content[PAIR]})
 
 
 def read_config(directory: Path, expected: str) -> dict[str, Any]:
     """The constructor's arguments of a model of the class ``expected``.
 
     Raises:
-        UserError: no such files, another format, version or class.
+        UserError: no such files, files of two models, another format, version or class.
     """
-    path = directory / "config.json"
-    if not path.is_file() or not (directory / "model.safetensors").is_file():
+    path = directory / CONFIG
+    if not path.is_file() or not (directory / WEIGHTS).is_file():
         raise UserError(f"{directory} expects config.json and model.safetensors (see save_pretrained): not found.")
     try:
         content = json.loads(path.read_text())
@@ -42,7 +50,23 @@ def read_config(directory: Path, expected: str) -> dict[str, Any]:
     name = content["class"]
     if name != expected:
         raise UserError(f"{directory} holds a {name}, expected a {expected}: load it with {name}.from_pretrained.")
+    pair = _pair_of(directory / WEIGHTS)
+    if pair is not None and pair != content.get(PAIR):
+        raise UserError(
+            f"{directory} expects {CONFIG} and {WEIGHTS} of one save_pretrained, got those of two (they name "
+            f"{str(content.get(PAIR))[:8]} and {pair[:8]}): a save was stopped half-way or a file copied alone; save "
+            "the model again."
+        )
     return content["config"]
+
+
+def _pair_of(path: Path) -> str | None:
+    """The hash of the config that these weights were written with; older files name none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get(PAIR)
+    except (SafetensorError, OSError):  # read_weights says what is wrong with them
+        return None
 
 
 def with_overrides(saved: dict[str, Any], given: dict[str, Any], allowed: Collection[str] | None) -> dict[str, Any]:
@@ -69,7 +93,7 @@ def read_weights(directory: Path, model: nn.Module) -> None:
         UserError: they do not fit.
     """
     try:
-        model.load_state_dict(load_file(directory / "model.safetensors"))
+        model.load_state_dict(load_file(directory / WEIGHTS))
     except Exception as error:  # safetensors and torch each have their own; the user needs one sentence
         reason = str(error).strip().split("\n")
         raise UserError(
