@@ -40,6 +40,7 @@ class StateModel(TensorDictModuleBase):
 
     preset = "tuned"  # of a model that has none: whose `fit_defaults` it takes
     overridable: tuple[str, ...] | None = None  # arguments that `from_pretrained` may replace; None: any that fits
+    execution_only: tuple[str, ...] = COMMON  # arguments that no fit depends on, given the pairs that it reads
 
     def __init__(
         self,

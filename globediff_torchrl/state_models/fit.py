@@ -14,6 +14,7 @@ from globediff_torchrl.files import replacing
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.fitter import EMA, Fitter
 from globediff_torchrl.state_models.pairs import Pairs, pairs_of
+from globediff_torchrl.state_models.plan import check_plan, make_plan
 
 CENTER_SHARE = 0.15  # of the steps, for the regression of a centred model, before the diffusion starts
 STATISTICS_ROWS = 200_000
@@ -63,7 +64,8 @@ def fit(
         ema: as :class:`Fitter`, 0.999 where None is given. seed: of the batches and the noise.
         progress: show a bar.
         checkpoint: file to save to every ``checkpoint_every`` steps. If it is there, training goes on from it and ends
-            as if it had not been interrupted.
+            as if it had not been interrupted; that of another fit is refused: other steps, batch_size, lr, seed, data,
+            settings of the model or of the fitter.
         validation: data as above, which are not fitted; their loss is recorded beside the training's, and what the
             regression leaves open (``inferred_blend``) and the last denoising step leaves out (``final_noise``) is
             measured on them at the end: on fitted pairs both come out too small where the model over-fits.
@@ -77,8 +79,8 @@ def fit(
         prefix ``validation/``.
 
     Raises:
-        UserError: missing keys, wrong shapes, no rows, nobody alive, NaN, a foreign checkpoint, the fitter of another
-            model.
+        UserError: missing keys, wrong shapes, no rows, nobody alive, NaN, the checkpoint of another fit, the fitter of
+            another model.
 
     Example:
         >>> fit(GlobeDiff(aux_dim=8, state_dim=16), data, seed=0)
@@ -135,7 +137,8 @@ class _Run:
         self.pairs = pairs_of(model, data)
         self.continued = fitter.steps > 0  # in the units that its weights were trained in
         self.lead = round(CENTER_SHARE * steps)
-        self.steps, self.batch_size, self.lr = steps, batch_size, lr
+        self.steps, self.batch_size, self.lr, self.seed = steps, batch_size, lr, seed
+        self.plan: dict[str, Any] = {}
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
         self.history: dict[str, list[float]] = {"step": []}
@@ -181,17 +184,19 @@ class _Run:
 
     def resume_or_start(self, checkpoint: str | Path | None) -> None:
         """Load the checkpoint if there is one; else take the statistics of the data."""
+        if checkpoint is not None:
+            arguments = {"steps": self.steps, "batch_size": self.batch_size, "lr": self.lr, "seed": self.seed}
+            self.plan = make_plan(self.fitter, self.pairs, self.validation, **arguments)
         if checkpoint is None or not Path(checkpoint).is_file():
             if not self.continued:
                 self.fitter.set_statistics(*self.pairs.spread(STATISTICS_ROWS))
             return
         try:
             state = torch.load(checkpoint, weights_only=True)
-            plan, current = state["plan"], self._plan()
+            written = dict(state["plan"])
         except Exception as error:
             raise UserError(f"{checkpoint} is no checkpoint of fit ({error}): delete it.") from error
-        if plan != current:
-            raise UserError(f"{checkpoint} was written with {plan}, this call has {current}: change one.")
+        check_plan(checkpoint, written, self.plan)
         self.fitter.load_state_dict(state["fitter"])
         self.step, self.history, self.recent = state["step"], state["history"], state["recent"]
         self.continued = state.get("continued", False)  # an older file has not got it
@@ -200,15 +205,12 @@ class _Run:
         if self.fitter.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.fitter.device)
 
-    def _plan(self) -> dict[str, Any]:
-        return {"steps": self.steps, "batch_size": self.batch_size, "lr": self.lr, "rows": len(self.pairs)}
-
     def save(self, checkpoint: str | Path) -> None:
         """Write the whole state, to a new file that then replaces the old one."""
         path = Path(checkpoint)
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {
-            "plan": self._plan(), "fitter": self.fitter.state_dict(), "step": self.step, "history": self.history,
+            "plan": self.plan, "fitter": self.fitter.state_dict(), "step": self.step, "history": self.history,
             "recent": self.recent, "generator": self.generator.get_state(), "rng": torch.get_rng_state(),
             "continued": self.continued,
         }  # fmt: skip

@@ -91,6 +91,7 @@ class GlobeDiff(StateModel):
         "sampler", "clip", "num_samples", "sample", "deterministic", "noise", "beta_kl", "levels", "dims", "infer_per",
         *_KEYS,
     )  # fmt: skip
+    execution_only = ("sampler", "num_samples", "sample", "deterministic", "noise", "infer_per", *_KEYS)
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ class MLPStateModel(StateModel):
         >>> model(TensorDict({("agents", "aux_observation"): torch.randn(5, 3, 8)}, [5]))
     """
 
-    overridable = (*COMMON, "mean_key")
+    overridable = execution_only = (*COMMON, "mean_key")
 
     def __init__(
         self,

@@ -22,13 +22,16 @@ class Pairs(Protocol):
     """Where :func:`fit` takes its pairs from, if not from a tensordict: x may then be built as it is needed."""
 
     def __len__(self) -> int:
-        """How many rows there are: a resumed fit must have as many."""
+        """How many rows there are."""
 
     def draw(self, size: int, generator: torch.Generator) -> TensorDictBase:
         """``size`` random pairs under the model's keys, x ``[size, 1, d_x]`` and s ``[size, d_s]``."""
 
     def spread(self, size: int) -> tuple[Tensor, Tensor]:
-        """At most ``size`` pairs from all over the data: x ``[M, d_x]``, s ``[M, d_s]``."""
+        """At most ``size`` pairs from all over the data, the same at each call: x ``[M, d_x]``, s ``[M, d_s]``.
+
+        A resumed fit tells by some whether it has the data that it began with.
+        """
 
 
 def random_indices(total: int, size: int) -> Tensor:

@@ -45,6 +45,7 @@ class VAEStateModel(StateModel):
     """
 
     overridable = (*COMMON, "beta_kl", "zero_latent", "latent_key")
+    execution_only = (*COMMON, "zero_latent", "latent_key")
 
     def __init__(
         self,
