@@ -73,8 +73,23 @@ def set_vmas_rng_state(state: dict[str, Tensor]) -> None:
 
 
 @contextmanager
+def _preserve_cuda_rng() -> Iterator[None]:
+    used = torch.cuda.is_initialized()  # else asking for the states would begin to use it
+    before = torch.cuda.get_rng_state_all() if used else torch.initial_seed()
+    try:
+        yield
+    finally:
+        if used:
+            torch.cuda.set_rng_state_all(before)
+        else:  # whenever it is used, it begins with torch's own seed, as it would have
+            torch.cuda.manual_seed_all(before)
+
+
+@contextmanager
 def preserve_vmas_rng() -> Iterator[None]:
     """Making, resetting and stepping environments within it leaves the stream of those outside as it was.
+
+    The generators of all CUDA devices too: VMAS keeps streams of the CPU apart, but seeds by ``torch.manual_seed``.
 
     Example:
         >>> with preserve_vmas_rng():
@@ -83,7 +98,8 @@ def preserve_vmas_rng() -> Iterator[None]:
     """
     before = list(Environment.vmas_random_state)
     try:
-        yield
+        with _preserve_cuda_rng():
+            yield
     finally:
         Environment.vmas_random_state[:] = before
 
