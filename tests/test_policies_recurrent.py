@@ -170,6 +170,21 @@ def test_an_environment_that_carries_no_memory_is_refused_with_the_fix():
         hunt().rollout(2, actor)
 
 
+def test_shuffled_steps_are_no_sequence_and_are_refused_with_the_fix():
+    env = hunt()
+    actor = recurrent_actor(env)
+    steps = drawn(env, actor, 12).exclude("next")
+    shuffled = steps[:, torch.randperm(12, generator=torch.Generator().manual_seed(0))]
+    actor.get_dist(shuffled.clone())  # each step is one of its own
+    says = r"rises by 1 or begins again at 0, got \d behind \d .* ChunkMinibatches"
+    for data in (shuffled, steps.reshape(-1)[::7]):
+        with pytest.raises(UserError, match=says), set_recurrent_mode(True):
+            actor.get_dist(data.clone())
+    filled = torch.cat([steps, steps[:, -1:], steps[:, -1:]], 1)  # as a chunk is
+    with set_recurrent_mode(True):
+        actor.get_dist(torch.cat([filled, steps], 1))
+
+
 def test_memories_of_two_sizes_do_not_share_an_environment():
     env = hunt()
     recurrent_actor(env)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from recurrent_runs import RECURRENT, drawn, out_of_step
+from recurrent_runs import RECURRENT, drawn, out_of_step, recurrent_loss
 
-from globediff_torchrl import UserError
+from globediff_torchrl import UserError, make_env
 from globediff_torchrl import keys as k
 from globediff_torchrl.keys import ACTOR_HIDDEN
+from globediff_torchrl.training.mappo import Minibatches
 from globediff_torchrl.training.recurrent import ChunkMinibatches, RecurrentAdvantages
 
 
@@ -65,3 +66,10 @@ def test_chunks_that_do_not_divide_are_refused_with_a_divisor(fast_trainer):
     options = [*RECURRENT, "training.chunk_length=5", "training.minibatches=3"]
     with pytest.raises(UserError, match=r"16 chunks .* training.minibatches=3 .* e.g. 2"):
         fast_trainer("mappo", *options, iterations=1)
+
+
+@pytest.mark.parametrize(("recurrent", "where"), [("gru", "the actor and the critic"), ("none", "the critic")])
+def test_minibatches_of_single_frames_refuse_a_memory_with_the_fix(recurrent, where):
+    loss = recurrent_loss(make_env("vmas/hunt", num_envs=4, max_steps=5), recurrent=recurrent)
+    with pytest.raises(UserError, match=rf"without a memory, got one in {where}: take ChunkMinibatches\(loss, "):
+        Minibatches(loss, 20, 2)

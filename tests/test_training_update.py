@@ -174,7 +174,7 @@ def test_a_batch_takes_epochs_times_minibatches_optimiser_steps(fast_trainer, ep
 def test_each_epoch_sees_each_sample_once(frames, minibatches):
     frames *= minibatches
     env_loss = type("Loss", (), {})()
-    env_loss.actor_network = env_loss.critic_network = type("Net", (), {"in_keys": ["state"]})()
+    env_loss.actor_network = env_loss.critic_network = TensorDictModule(torch.nn.Identity(), ["state"], ["same"])
     hook = Minibatches(env_loss, frames, minibatches)
     for _ in range(2):  # two batches of two epochs
         hook.extend(TensorDict({"state": torch.arange(frames).unsqueeze(-1)}, (frames,)))

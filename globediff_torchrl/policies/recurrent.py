@@ -85,7 +85,8 @@ class RecurrentHead(TensorDictModuleBase):
     memory is emptied where an episode starts.
 
     Raises:
-        UserError: there is no hidden state in the tensordict: see :func:`add_memory`.
+        UserError: there is no hidden state in the tensordict: see :func:`add_memory`; or the steps of a sequence do not
+            follow one another, by their ``"step_count"``.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class RecurrentHead(TensorDictModuleBase):
         return tensordict.set(_next(self.hidden_key), after)
 
     def _sequence(self, tensordict: TensorDictBase, value: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        _check_successive(tensordict)
         time = tensordict.batch_dims - 1
         starts = episode_starts(tensordict, value.ndim).movedim(time, 0)
         first = hidden.select(time, 0)
@@ -131,6 +133,20 @@ class RecurrentHead(TensorDictModuleBase):
 
 def _next(key: NestedKey) -> NestedKey:
     return ("next", key) if isinstance(key, str) else ("next", *key)
+
+
+def _check_successive(tensordict: TensorDictBase) -> None:
+    """Refuses shuffled steps, which would be read as one sequence all the same."""
+    count = tensordict.get(keys.STEP_COUNT).movedim(tensordict.batch_dims - 1, 0)
+    before, after = count[:-1], count[1:]
+    follows = (after == before + 1) | (after == 0) | (after == before)  # a chunk is filled up with its last step
+    if not follows.all():
+        one, two = (part[~follows][0].item() for part in (before, after))
+        raise UserError(
+            f"the last batch dimension is a memory's time, and expects a step_count that rises by 1 or begins again at "
+            f"0, got {two} behind {one} in a batch of shape {list(tensordict.batch_size)}: were the steps shuffled? "
+            f"Keep [environments, steps], or take ChunkMinibatches of globediff_torchrl.training.recurrent."
+        )
 
 
 def episode_starts(tensordict: TensorDictBase, ndim: int) -> Tensor:

@@ -146,12 +146,16 @@ class Minibatches(TrainerHookBase):
         device: where they are kept, the networks'.
 
     Raises:
-        UserError: the frames do not divide into them.
+        UserError: the frames do not divide into them, or actor or critic has a memory, which single frames have no use
+            for: see :class:`~globediff_torchrl.training.recurrent.ChunkMinibatches`.
     """
 
     unit = "frames"
+    successive = False  # whether a sample's last dimension is time
 
     def __init__(self, loss: MAPPOLoss, frames: int, minibatches: int, device: torch.device | str = "cpu") -> None:
+        if not self.successive:
+            self._refuse_memories(loss)
         if frames % minibatches:
             raise UserError(
                 f"a batch of {frames} {self.unit} does not divide into training.minibatches={minibatches} equal parts; "
@@ -173,6 +177,17 @@ class Minibatches(TrainerHookBase):
             sampler=SamplerWithoutReplacement(),
             batch_size=frames // minibatches,
         )
+
+    @staticmethod
+    def _refuse_memories(loss: MAPPOLoss) -> None:
+        networks = {"actor": loss.actor_network, "critic": loss.critic_network}
+        found = [name for name, network in networks.items() if any(memories(network))]
+        if found:
+            raise UserError(
+                f"Minibatches draws single frames, in no order of time, and expects networks without a memory, got one "
+                f"in the {' and the '.join(found)}: take ChunkMinibatches(loss, (environments, steps), minibatches, "
+                f"length) of globediff_torchrl.training.recurrent, or recurrent='none'."
+            )
 
     def extend(self, batch: TensorDictBase) -> None:
         self.buffer.empty()

@@ -39,6 +39,7 @@ class ChunkMinibatches(Minibatches):
     """
 
     unit = "chunks (of at most training.chunk_length steps of an environment)"
+    successive = True
 
     def __init__(
         self,
