@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_a_start_in_the_folder_of_a_finished_run_moves_all_of_it_and_nothing_of_
     )
     fast_trainer("mappo", "logger=csv", iterations=1, seed=1)
     assert contents(finished / "previous" / "1") == before and (finished / "previous" / "2" / "summary.json").exists()
+
+
+def test_a_run_that_is_put_aside_takes_no_place_of_another_s(finished, fast_trainer):
+    previous = finished / "previous"
+    for _ in range(2):
+        fast_trainer("mappo", iterations=1)
+    shutil.rmtree(previous / "1")  # the user has looked through them
+    before = contents(previous / "2")
+    fast_trainer("mappo", iterations=1, seed=1)
+    assert {path.name for path in previous.iterdir()} == {"2", "3"} and contents(previous / "2") == before
+    (previous / "before the change").mkdir()
+    fast_trainer("mappo", iterations=1, seed=1)
+    assert (previous / "4" / "config.yaml").exists()
 
 
 def test_what_a_logger_has_open_before_the_run_begins_stays(finished, fast_trainer, monkeypatch):

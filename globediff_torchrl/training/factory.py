@@ -173,11 +173,13 @@ def _left_behind(output: Path) -> list[Path]:
 
 
 def _put_aside(output: Path, left: Sequence[Path], resumed: bool) -> None:
-    """Moves what an earlier run left into ``previous/<k>``."""
+    """Moves what an earlier run left into ``previous/<k>``, one more than the largest number there."""
     if not left:
         return
     previous = output / "previous"
-    folder = previous / str(len(list(previous.glob("*"))) + 1)
+    numbers = [int(path.name) for path in previous.glob("*") if path.name.isdecimal()]
+    folder = previous / str(max(numbers, default=0) + 1)
+    folder.mkdir(parents=True)  # an error where it is there: what lies in it would be lost
     for path in left:
         place = folder / path.relative_to(output)
         place.parent.mkdir(parents=True, exist_ok=True)
