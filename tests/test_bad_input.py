@@ -159,6 +159,11 @@ LINE = [
         before=run_of,
     ),
     line(
+        "resume={here}/held experiment=vmas_full",
+        *("goes on with the run's own", "experiment=vmas_full was asked for", "Leave experiment away"),
+        before=run_of,
+    ),
+    line(
         "resume={here}/held output={here}/other",
         *("no other output is expected", "got output=", "Leave output away"),
         before=run_of,

@@ -144,7 +144,7 @@ def test_every_experiment_composes_in_its_own_family_alone(family):
             continue
         config = configuration.compose(family, [f"experiment={experiment}"])
         validate(config)
-        assert config.total_frames > 0
+        assert config.total_frames > 0 and config.experiment == experiment
 
 
 @pytest.mark.parametrize("family", ["vmas", "smax"])

@@ -86,6 +86,25 @@ def test_a_resume_takes_no_other_output(finished, tmp_path, monkeypatch):
     assert make_trainer(resume=finished, output="./run").collected_frames == 80  # the same by another name
 
 
+def test_a_resume_takes_no_other_experiment(finished):
+    before = contents(finished)
+    says = "own configuration, that of experiment=vmas_quick, but experiment=vmas_full was asked.*give the entries that"
+    with pytest.raises(UserError, match=says):
+        make_trainer(resume=finished, total_frames=160, overrides=["experiment=vmas_full"])
+    assert contents(finished) == before
+    own = make_trainer(resume=finished, total_frames=160, overrides=["experiment=vmas_quick"]).config
+    assert (own.total_frames, own.env.num_envs, own.experiment) == (160, 8, "vmas_quick")  # 8: not the experiment's
+
+
+def test_a_run_of_before_experiments_were_written_down_is_resumed_without_one(finished):
+    config = OmegaConf.load(finished / "config.yaml")
+    del config.experiment
+    OmegaConf.save(config, finished / "config.yaml")
+    with pytest.raises(UserError, match="does not say of what experiment it is, but experiment=vmas_quick was asked"):
+        make_trainer(resume=finished, total_frames=160, overrides=["experiment=vmas_quick"])
+    assert make_trainer(resume=finished, total_frames=160).config.experiment is None  # and not the default's name
+
+
 def test_the_configuration_of_an_ended_run_stays_what_it_ran_with(finished):
     before = (finished / "config.yaml").read_text()
     make_trainer(resume=finished, overrides=["evaluation.final_episodes=2", "video=true"])

@@ -190,13 +190,13 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             f"{path} cannot be read ({' '.join(str(error).split())}); expected the configuration as the run wrote it: "
             f"was it edited? Bring it back, or start another run with another output."
         ) from error
-    for name in config:  # an entry that is younger than the run
+    for name in config:  # an entry that is younger than the run; of which experiment it was, nobody knows
         if name not in saved:
-            saved[name] = config[name]
+            saved[name] = None if name == "experiment" else config[name]
     for override in overrides:
         name = override.lstrip("+").partition("=")[0]
-        if name == "output":
-            _check_own_folder(config)
+        if name.lstrip("~") in CHECKS:
+            CHECKS[name.lstrip("~")](config, saved)
             continue
         asked, held = OmegaConf.select(config, name), OmegaConf.select(saved, name)
         if name.split(".")[0] not in FIXED or name in FREE:
@@ -213,10 +213,25 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return saved
 
 
-def _check_own_folder(config: DictConfig) -> None:
+def _check_experiment(config: DictConfig, saved: DictConfig) -> None:
+    """Refuses another ``experiment`` beside ``resume``: none of its entries would be taken."""
+    asked, held = config.get("experiment"), saved.get("experiment")
+    if asked != held:
+        own = "which does not say of what experiment it is" if held is None else f"that of experiment={held}"
+        raise UserError(
+            f"resume={config.resume} goes on with the run's own configuration, {own}, but experiment={asked} was asked "
+            f"for. Leave experiment away and give the entries that are to change themselves, e.g. total_frames=..., or "
+            f"start another run with another output."
+        )
+
+
+def _check_own_folder(config: DictConfig, saved: DictConfig) -> None:
     """Refuses another ``output`` beside ``resume``: the run goes on where its checkpoints are."""
     if Path(config.output).resolve() != Path(config.resume).resolve():
         raise UserError(
             f"resume={config.resume} goes on in the run's own folder, where no other output is expected, got "
             f"output={config.output}. Leave output away, or copy the folder there and resume the copy."
         )
+
+
+CHECKS = {"experiment": _check_experiment, "output": _check_own_folder}  # of what may stand beside resume, and how

@@ -106,14 +106,12 @@ def _siblings(name: str, known: Mapping[str, Any]) -> list[str]:
     section, prefix = known, ""
     for part in name.split(".")[:-1]:
         if not isinstance(section.get(part), Mapping):
-            return [*known, "experiment"]
+            return list(known)
         section, prefix = section[part], f"{prefix}{part}."
-    return [f"{prefix}{entry}" for entry in section] if prefix else [*section, "experiment"]
+    return [f"{prefix}{entry}" for entry in section]
 
 
 def _paths(section: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    if not prefix:
-        yield "experiment"
     for name, value in section.items():
         yield f"{prefix}{name}"
         if isinstance(value, Mapping):
