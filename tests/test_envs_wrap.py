@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
 from skirmish import Skirmish
-from torchrl.data import Composite, Unbounded
+from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import ParallelEnv as ProcessEnv
 from torchrl.envs import PettingZooWrapper, RenameTransform, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.utils import check_env_specs
@@ -197,6 +197,15 @@ def test_a_reward_that_is_not_each_agents_own_is_refused(team):
     got = r"\{'reward': \[6, 1\]\}" if team else r"\[6, 3\]\}"
     with pytest.raises(UserError, match=rf"'reward'\) of shape \[6, 3, 1\].*got .*{got}: give each agent a copy"):
         wrap_env(env, no_op=0)
+
+
+def test_an_environment_in_which_only_agents_end_is_refused():
+    env = Skirmish()
+    done = Categorical(2, (*env.batch_size, env.agents, 1), dtype=torch.bool)
+    env.done_spec = Composite(agents=Composite(done=done, shape=done.shape[:-1]), shape=env.batch_size)
+    says = r"the key 'done' \[\*B, 1\], true where .* got .*\('agents', 'done'\).*: give the env one"
+    with pytest.raises(UserError, match=says):
+        wrap_env(env, no_op=0, max_steps=5)
 
 
 def test_a_single_environment_without_a_batch_is_evaluated_as_one_of_one():

@@ -116,7 +116,8 @@ def wrap_env(
     """Any TorchRL environment with observations by group and a root ``"state"``, in this project's keys.
 
     Reads ``(group, "observation")`` ``[*B, n, d_o]``, ``(group, "action")``, ``(group, "reward")`` ``[*B, n, 1]``, of a
-    team's one reward a copy for each agent, and ``"state"`` ``[*B, d_s]``. Masks are bool.
+    team's one reward a copy for each agent, ``"state"`` ``[*B, d_s]``, and the team's ``"done"`` ``[*B, 1]``.
+    Masks are bool.
 
     Args:
         env: the environment.
@@ -131,8 +132,9 @@ def wrap_env(
             An environment whose target is the same for all agents has an attribute ``target_shared = True``.
 
     Raises:
-        UserError: where the environment has been wrapped before, the group, the state or the agents' reward is missing,
-            a layout, mask or reward has another size than the spec, or a mask another dtype.
+        UserError: where the environment has been wrapped before, the group, the state, the agents' reward or the
+            team's ``"done"`` is missing, a layout, mask or reward has another size than the spec, or a mask another
+            dtype.
     """
     _check_aux(aux)
     check_fresh(env)

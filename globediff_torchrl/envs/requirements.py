@@ -7,7 +7,7 @@ from torchrl.envs import EnvBase, TransformedEnv
 
 from globediff_torchrl.envs.task import Task
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.keys import ACTION_MASK, ACTIVE_MASK, AGENTS, OBSERVATION, REWARD, STATE
+from globediff_torchrl.keys import ACTION_MASK, ACTIVE_MASK, AGENTS, DONE, OBSERVATION, REWARD, STATE
 
 ALIVE = (AGENTS, "mask")  # TorchRL's name for who is alive, of PettingZoo's agents
 
@@ -25,7 +25,8 @@ def check_fresh(env: EnvBase) -> None:
 
 
 def check_keys(env: EnvBase) -> None:
-    """Refuses an environment without observations ``[*B, n, d_o]``, rewards ``[*B, n, 1]`` or a state ``[*B, d_s]``."""
+    """Refuses an environment without observations ``[*B, n, d_o]``, rewards ``[*B, n, 1]``, a state ``[*B, d_s]`` or a
+    ``"done"`` ``[*B, 1]`` of the whole team."""
     keys = env.observation_spec.keys(True, True)
     for key in (OBSERVATION, STATE):
         if key not in keys:
@@ -40,6 +41,11 @@ def check_keys(env: EnvBase) -> None:
         raise UserError(
             f"wrap_env needs the reward {REWARD} of shape {list(expected)}, one number an agent, got {got}: give each "
             "agent a copy of a reward that is the team's."
+        )
+    if DONE not in env.done_keys:
+        raise UserError(
+            f"wrap_env needs the key {DONE!r} [*B, 1], true where the whole team's episode ends, got "
+            f"{sorted(map(str, env.done_keys))}: give the env one, e.g. of all agents' own, in its spec too."
         )
 
 
