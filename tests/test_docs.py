@@ -144,7 +144,7 @@ def test_the_table_of_model_presets_has_the_values_of_the_code():
             assert ("by K" if value is None else str(value)) == cell, f"{preset}: {name}"
     few, more = default_beta_kl(2), default_beta_kl(3)
     assert f"{few} for K = 1 and 2 and {more} for more" in (DOCS / "state-models.md").read_text()
-    assert {row[0] for row in table} >= set(MODEL_PRESETS["tuned"]) - {"final_noise", "levels"}
+    assert {row[0] for row in table} >= set(MODEL_PRESETS["tuned"])
 
 
 def test_the_table_of_environments_has_the_sizes_of_the_presets():
