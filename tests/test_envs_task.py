@@ -90,6 +90,14 @@ def test_an_environment_with_transforms_around_it_and_copies_within_it_has_its_t
     assert task_of(TransformedEnv(env, StepCounter(), auto_unwrap=False), "x").name == "copies"
 
 
+@pytest.mark.parametrize("copies", [SerialEnv, ParallelEnv])
+def test_copies_that_were_wrapped_are_not_wrapped_again(monkeypatch, copies):
+    monkeypatch.setattr(copies, "start", lambda *_, **__: pytest.fail("workers were started"))
+    message = rf"not wrapped before, got ones in a {copies.__name__} that give .*agent_id.*num_envs=n\), or wrap n bare"
+    with pytest.raises(UserError, match=message):
+        wrap_env(copies(2, hunt), max_steps=4)
+
+
 def test_what_the_error_advises_works():
     env = wrap_env(SerialEnv(2, bare), max_steps=4)
     model = GlobeDiff.from_env(env, preset="fast", width=16)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torchrl.envs import EnvBase, TransformedEnv
+from torchrl.envs.batched_envs import BatchedEnvBase
 
 from globediff_torchrl.envs.task import Task
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.keys import ACTION_MASK, ACTIVE_MASK, AGENTS, DONE, OBSERVATION, REWARD, STATE
+from globediff_torchrl.keys import ACTION_MASK, ACTIVE_MASK, AGENT_ID, AGENTS, DONE, OBSERVATION, REWARD, STATE
 
 ALIVE = (AGENTS, "mask")  # TorchRL's name for who is alive, of PettingZoo's agents
 
@@ -21,6 +22,11 @@ def check_fresh(env: EnvBase) -> None:
         raise UserError(
             f"wrap_env expects an environment that was not wrapped before, got one that has the task of {task.name}: "
             "wrap a fresh environment."
+        )
+    if isinstance(env, BatchedEnvBase) and AGENT_ID in env.observation_spec.keys(True, True):
+        raise UserError(
+            f"wrap_env expects copies that were not wrapped before, got ones in a {type(env).__name__} that give "
+            f"{AGENT_ID!r} already: of wrapped ones take make_env(..., num_envs=n), or wrap n bare ones as a whole."
         )
 
 
