@@ -28,6 +28,7 @@ from globediff_torchrl.evaluation.distances import energy_distance, wasserstein2
 from globediff_torchrl.evaluation.known_posteriors import PROBLEMS
 from globediff_torchrl.evaluation.measurements import read_rows, write_rows
 from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, StateModel, VAEStateModel, fit
+from globediff_torchrl.state_models.sampler import DiffusionSampler
 
 AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
 FIELDS = ["problem", "model", "seed", "steps", "energy", "w2", "share", "kl", "active_units", "train_s", "sample_ms"]
@@ -39,7 +40,8 @@ def _variants() -> dict[str, tuple[type[StateModel], dict]]:
     rows["tuned-K5"] = (GlobeDiff, {})
     rows["fast-K1"] = (GlobeDiff, {"preset": "fast"})
     rows["paper-K5"] = (GlobeDiff, {"preset": "paper"})
-    rows["printed-K5"] = rows["paper-K5"]  # the same trained model, sampled with Eq. 11 as it is printed
+    rows["paper-K5-posterior"] = rows["paper-K5"]  # the same trained model, sampled with the posterior's variance
+    rows["printed-K5"] = rows["paper-K5"]  # the same again, sampled with Eq. 11 as it is printed
     rows["paper-K5-entity"] = (GlobeDiff, {"preset": "paper", "tokens": "entity"})  # where a problem has units
     rows["vae"] = (VAEStateModel, {})
     for steps in (1, 2, 3, 10):
@@ -56,7 +58,7 @@ def _variants() -> dict[str, tuple[type[StateModel], dict]]:
 
 
 # in the order in which they are run, each for all seeds before the next: what answers the question comes first
-TIERS = (("regressor", "tuned-K5", "fast-K1", "fast-K1-w128"), ("paper-K5", "printed-K5"), tuple(_variants()))
+TIERS = (("regressor", "tuned-K5", "fast-K1", "fast-K1-w128"), ("paper-K5", "paper-K5-posterior", "printed-K5"), tuple(_variants()))
 QUICK = TIERS[0] + TIERS[1]
 WITH_UNITS = [name for name, problem in PROBLEMS.items() if hasattr(problem, "tokens")]
 
@@ -114,7 +116,7 @@ def steps_of(name: str, args: argparse.Namespace) -> int:
 
 
 def run(problem_name: str, name: str, seed: int, args: argparse.Namespace) -> list[dict]:
-    """Train and judge one row; the paper's model is judged as printed too, as a second row."""
+    """Train and judge one row; the paper's model is judged with its two other reverse processes, too."""
     problem = PROBLEMS[problem_name]()
     kind, settings = _variants()[name]
     units = {"token_index": problem.tokens()} if "tokens" in settings else {}
@@ -127,9 +129,10 @@ def run(problem_name: str, name: str, seed: int, args: argparse.Namespace) -> li
     common |= {term: history[term][-1] for term in ("kl", "active_units") if term in history}
     judged = {name: model}
     if name in TIERS[1]:
-        printed = copy.deepcopy(model)
+        posterior, printed = copy.deepcopy(model), copy.deepcopy(model)
+        posterior.sampler = DiffusionSampler(model.schedule, "ancestral", "eps")
         printed.sampler = AsPrinted(model)
-        judged = {"paper-K5": model, "printed-K5": printed}
+        judged = {"paper-K5": model, "paper-K5-posterior": posterior, "printed-K5": printed}
     return [
         {**common, "model": label, **judge(problem, one, seed, args.contexts, args.draws)}
         for label, one in judged.items()
@@ -204,7 +207,7 @@ def main() -> None:
     rows: list[dict] = read_rows(args.output)
     for problem, name, seed in tqdm(_plan(names, seeds, args.problems)):
         if (problem, name, seed, steps_of(name, args)) not in map(_key, rows):
-            # one fit of the paper's model gives two rows
+            # one fit of the paper's model gives three rows
             new = run(problem, name, seed, args)
             rows += [row for row in new if _key(row) not in map(_key, rows)]
             _write(args.output, rows)

@@ -46,7 +46,7 @@ def test_the_most_informative_rows_come_first_and_each_once(fidelity):
     names.remove("paper-K5-entity")  # neither problem has units
     assert plan[:2] == [("mixture", "regressor", 0), ("ring", "regressor", 0)]
     assert {m for _, m, _ in plan[:16]} == set(fidelity.TIERS[0])  # four models, two problems, two seeds
-    assert {m for _, m, _ in plan[16:24]} == set(fidelity.TIERS[1])
+    assert {m for _, m, _ in plan[16:28]} == set(fidelity.TIERS[1])
     assert len(plan) == len(set(plan)) == len(names) * 4
     assert ("combat", "paper-K5-entity", 0) in fidelity._plan(["paper-K5-entity"], [0], ["combat", "ring"])
     assert ("ring", "regressor", 1) in fidelity._plan(["vae"], [1], ["ring"])  # the others are a share of it
@@ -55,14 +55,14 @@ def test_the_most_informative_rows_come_first_and_each_once(fidelity):
 def test_a_second_call_trains_what_is_missing_only_though_steps_differ(call):
     arguments = ("--seeds", "0", "1", "--problems", "ring", "--models", "tuned-K5", "paper-K5", "printed-K5")
     trained, rows = call(*arguments, "--paper-steps", "7")
-    assert len(trained) == 6  # regressor, tuned, and one fit for paper and printed, two seeds each
+    assert len(trained) == 6  # regressor, tuned, and one fit for the paper's three rows, two seeds each
     assert {r["model"]: r["steps"] for r in rows} == {
-        "regressor": "3000", "tuned-K5": "5000", "paper-K5": "7", "printed-K5": "7"
+        "regressor": "3000", "tuned-K5": "5000", "paper-K5": "7", "paper-K5-posterior": "7", "printed-K5": "7"
     }  # fmt: skip
     assert call(*arguments, "--paper-steps", "7")[0] == []
     trained, rows = call(*arguments, "--paper-steps", "9")
     assert {name for _, name, _ in trained} == {"paper-K5"}
-    assert len(rows) == 12
+    assert len(rows) == 16
     assert all(row["share"] == "100.0" for row in rows)
 
 

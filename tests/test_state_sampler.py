@@ -5,6 +5,7 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.state_models.presets import PRESETS
 from globediff_torchrl.state_models.sampler import PREDICTIONS, SAMPLERS, DiffusionSampler, training_target
 from globediff_torchrl.state_models.schedule import NoiseSchedule
 
@@ -88,7 +89,7 @@ def test_sampler_without_noise_is_repeatable_and_with_it_is_not():
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_sample_is_a_function_of_the_noise_that_is_given(kind, steps):
     sampler, start = DiffusionSampler(NoiseSchedule("vp", steps), kind), torch.randn(4, 2)
-    assert sampler.noisy_steps == (steps - 1 if kind == "ancestral" else 0)
+    assert sampler.noisy_steps == (steps - 1 if kind.startswith("ancestral") else 0)
     torch.manual_seed(5)
     drawn = sampler(lambda s, k: 0.5 * s, start)
     torch.manual_seed(5)
@@ -97,6 +98,17 @@ def test_a_sample_is_a_function_of_the_noise_that_is_given(kind, steps):
     assert torch.equal(drawn, given)
     with pytest.raises(UserError, match=rf"expects noise of shape \[4, {2 * sampler.noisy_steps}\].*got \[4, 3\]"):
         sampler(lambda s, k: 0.5 * s, start, noise=torch.randn(4, 3))
+
+
+def test_the_paper_s_variance_is_beta_and_keeps_more_of_the_spread_with_few_steps():
+    schedule = NoiseSchedule("vp", 5)
+    steps = DiffusionSampler(schedule, PRESETS["paper"]["sampler"], "eps").steps
+    beta = schedule.beta.tolist()
+    assert [steps[k].noise ** 2 for k in (2, 3, 4, 5)] == pytest.approx(beta[2:], rel=1e-5)
+    start, exact = torch.randn(20_000, 1, dtype=torch.double), exact_x0(schedule, torch.zeros(1), torch.ones(1), 0.5)
+    large, small = (DiffusionSampler(schedule, kind)(exact, start).std() for kind in ("ancestral_beta", "ancestral"))
+    assert 0.85 < large / 0.5 < 0.95  # of the true spread; by hand .888 and .591
+    assert 0.55 < small / 0.5 < 0.65
 
 
 def test_unknown_names_are_refused():
@@ -138,8 +150,9 @@ def test_every_step_equals_diffusers(kind, steps, prediction):
         "num_train_timesteps": steps, "trained_betas": (1 - abar[1:] / abar[:-1]).numpy(),
         "prediction_type": names[prediction],
     }  # fmt: skip
-    if kind == "ancestral":
-        theirs = DDPMScheduler(**common, variance_type="fixed_small", clip_sample=False)
+    if kind.startswith("ancestral"):
+        variance = "fixed_small" if kind == "ancestral" else "fixed_large"
+        theirs = DDPMScheduler(**common, variance_type=variance, clip_sample=False)
     elif kind == "ddim":
         theirs = DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
     else:

@@ -50,7 +50,7 @@ class GlobeDiff(StateModel):
         diffusion_steps: K.
         preset: ``"tuned"`` (default), ``"fast"`` (K = 1) or ``"paper"``; see presets.py. Arguments override it.
         schedule: ``"log_snr"``, ``"vp"``, ``"cosine"`` or ``"linear"``; ``schedule_options`` as NoiseSchedule's.
-        prediction: ``"x0"``, ``"eps"`` (the paper) or ``"v"``. sampler: ``"ancestral"``, ``"ddim"``, ``"dpmpp"``.
+        prediction: ``"x0"``, ``"eps"`` (the paper) or ``"v"``. sampler: as DiffusionSampler's ``kind``.
         clip: bound on the estimate of s^0 in the steps, in standardised units.
         final_noise: add to s^0 what the last step's mean leaves out, measured by ``update_final_scale`` (at the end of
             ``fit``). Not the misprint of Eq. 11, which adds beta_1: with one step this is the spread inside a mode.

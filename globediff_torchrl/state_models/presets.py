@@ -13,7 +13,7 @@ PRESETS: dict[str, dict] = {
         "diffusion_steps": 5,
         "schedule": "vp",
         "prediction": "eps",
-        "sampler": "ancestral",
+        "sampler": "ancestral_beta",
         "final_noise": False,
         "center": "none",
         "center_width": 256,

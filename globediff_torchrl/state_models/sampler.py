@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.state_models.schedule import NoiseSchedule
 
-SAMPLERS = ("ancestral", "ddim", "dpmpp")
+SAMPLERS = ("ancestral", "ancestral_beta", "ddim", "dpmpp")
 PREDICTIONS = ("x0", "eps", "v")
 
 
@@ -44,6 +44,12 @@ def _ancestral(abars: tuple[float, ...], k: int) -> tuple[float, float, float, f
     )
 
 
+def _ancestral_beta(abars: tuple[float, ...], k: int) -> tuple[float, float, float, float]:
+    """The same mean with the variance beta^k of the forward step, as Eqs. 9 and 11 have it; none at k = 1."""
+    s, x0, previous, noise = _ancestral(abars, k)
+    return s, x0, previous, math.sqrt(1 - abars[k] / abars[k - 1]) if noise else 0.0
+
+
 def _ddim(abars: tuple[float, ...], k: int) -> tuple[float, float, float, float]:
     """Song et al. (2021), eta = 0: keep the estimated noise, at the next level's size."""
     ratio = math.sqrt((1 - abars[k - 1]) / (1 - abars[k]))
@@ -65,7 +71,7 @@ def _dpmpp(abars: tuple[float, ...], k: int) -> tuple[float, float, float, float
     return s, x0 * (1 + extrapolate), -x0 * extrapolate, 0.0
 
 
-_RULES = {"ancestral": _ancestral, "ddim": _ddim, "dpmpp": _dpmpp}
+_RULES = {"ancestral": _ancestral, "ancestral_beta": _ancestral_beta, "ddim": _ddim, "dpmpp": _dpmpp}
 
 
 class DiffusionSampler(nn.Module):
@@ -76,13 +82,14 @@ class DiffusionSampler(nn.Module):
 
     Args:
         schedule: the noise schedule.
-        kind: ``"ancestral"`` (posterior variance), ``"ddim"`` (eta = 0) or ``"dpmpp"`` (DPM-Solver++(2M)).
+        kind: ``"ancestral_beta"`` (variance beta^k, the paper), ``"ancestral"`` (posterior variance, which with few steps
+            leaves samples too close together), ``"ddim"`` (eta = 0) or ``"dpmpp"`` (DPM-Solver++(2M)).
         prediction: what the network's output means, ``"x0"``, ``"eps"`` or ``"v"``.
         clip: bound on the estimate of s^0, in standardised units; None for no bound. eps-prediction on a cosine
             schedule needs one.
 
     Attributes:
-        noisy_steps: how many of the K steps add noise: K - 1 of the ancestral ones, none of the others.
+        noisy_steps: how many of the K steps add noise: K - 1 with an ancestral rule, none with the others.
 
     Raises:
         UserError: an unknown sampler or prediction; in forward, noise of another shape.
