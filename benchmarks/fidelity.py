@@ -43,6 +43,7 @@ def _variants() -> dict[str, tuple[type[StateModel], dict]]:
     rows["paper-K5-posterior"] = rows["paper-K5"]  # the same trained model, sampled with the posterior's variance
     rows["printed-K5"] = rows["paper-K5"]  # the same again, sampled with Eq. 11 as it is printed
     rows["paper-K5-entity"] = (GlobeDiff, {"preset": "paper", "tokens": "entity"})  # where a problem has units
+    rows["paper-K5-entity-posterior"] = rows["paper-K5-entity"]
     rows["vae"] = (VAEStateModel, {})
     for steps in (1, 2, 3, 10):
         rows[f"tuned-K{steps}"] = (GlobeDiff, {"diffusion_steps": steps})
@@ -58,8 +59,12 @@ def _variants() -> dict[str, tuple[type[StateModel], dict]]:
 
 
 # in the order in which they are run, each for all seeds before the next: what answers the question comes first
-TIERS = (("regressor", "tuned-K5", "fast-K1", "fast-K1-w128"), ("paper-K5", "paper-K5-posterior", "printed-K5"), tuple(_variants()))
-QUICK = TIERS[0] + TIERS[1]
+DEFAULTS, PAPER = ("regressor", "tuned-K5", "fast-K1", "fast-K1-w128"), ("paper-K5", "paper-K5-posterior", "printed-K5")
+TIERS = (DEFAULTS, PAPER, tuple(_variants()))
+QUICK = DEFAULTS + PAPER
+FIT_OF = {  # rows that are another row's trained model, sampled by another reverse process
+    "paper-K5-posterior": "paper-K5", "printed-K5": "paper-K5", "paper-K5-entity-posterior": "paper-K5-entity"
+}  # fmt: skip
 WITH_UNITS = [name for name, problem in PROBLEMS.items() if hasattr(problem, "tokens")]
 
 
@@ -116,8 +121,9 @@ def steps_of(name: str, args: argparse.Namespace) -> int:
 
 
 def run(problem_name: str, name: str, seed: int, args: argparse.Namespace) -> list[dict]:
-    """Train and judge one row; the paper's model is judged with its two other reverse processes, too."""
+    """Train and judge one row; the paper's model is judged with its other reverse processes, too."""
     problem = PROBLEMS[problem_name]()
+    name = FIT_OF.get(name, name)
     kind, settings = _variants()[name]
     units = {"token_index": problem.tokens()} if "tokens" in settings else {}
     torch.manual_seed(seed)
@@ -128,11 +134,10 @@ def run(problem_name: str, name: str, seed: int, args: argparse.Namespace) -> li
     common = {"problem": problem_name, "seed": seed, "steps": steps, "train_s": round(time.process_time() - start, 1)}
     common |= {term: history[term][-1] for term in ("kl", "active_units") if term in history}
     judged = {name: model}
-    if name in TIERS[1]:
-        posterior, printed = copy.deepcopy(model), copy.deepcopy(model)
-        posterior.sampler = DiffusionSampler(model.schedule, "ancestral", "eps")
-        printed.sampler = AsPrinted(model)
-        judged = {"paper-K5": model, "paper-K5-posterior": posterior, "printed-K5": printed}
+    for other in (row for row, source in FIT_OF.items() if source == name):
+        judged[other] = copy.deepcopy(model)
+        printed = other == "printed-K5"
+        judged[other].sampler = AsPrinted(model) if printed else DiffusionSampler(model.schedule, "ancestral", "eps")
     return [
         {**common, "model": label, **judge(problem, one, seed, args.contexts, args.draws)}
         for label, one in judged.items()
@@ -207,7 +212,7 @@ def main() -> None:
     rows: list[dict] = read_rows(args.output)
     for problem, name, seed in tqdm(_plan(names, seeds, args.problems)):
         if (problem, name, seed, steps_of(name, args)) not in map(_key, rows):
-            # one fit of the paper's model gives three rows
+            # one fit of the paper's model gives several rows
             new = run(problem, name, seed, args)
             rows += [row for row in new if _key(row) not in map(_key, rows)]
             _write(args.output, rows)

@@ -1,5 +1,6 @@
 """benchmarks/fidelity.py: its plan, its resume, and the equations as printed."""
 
+import argparse
 import csv
 import sys
 
@@ -43,7 +44,8 @@ def call(fidelity, monkeypatch, tmp_path):
 def test_the_most_informative_rows_come_first_and_each_once(fidelity):
     names, problems = list(fidelity._variants()), ["mixture", "ring"]
     plan = fidelity._plan(names, [0, 1], problems)
-    names.remove("paper-K5-entity")  # neither problem has units
+    for name in ("paper-K5-entity", "paper-K5-entity-posterior"):
+        names.remove(name)  # neither problem has units
     assert plan[:2] == [("mixture", "regressor", 0), ("ring", "regressor", 0)]
     assert {m for _, m, _ in plan[:16]} == set(fidelity.TIERS[0])  # four models, two problems, two seeds
     assert {m for _, m, _ in plan[16:28]} == set(fidelity.TIERS[1])
@@ -81,6 +83,20 @@ def test_a_share_is_that_of_the_regressor_of_as_many_steps_whatever_else_is_in_t
     assert shares(rows) == ["25.0", "12.5", "100.0"]
     rows += [row("regressor", 5000, 2.0), row("vae", 5000, 1.0), row("vae", 5000, 1.0, seed=1)]
     assert shares(rows) == ["25.0", "12.5", "100.0", "100.0", "50.0", ""]
+
+
+@pytest.mark.parametrize("asked", ["paper-K5", "printed-K5", "paper-K5-posterior"])
+def test_one_fit_of_the_paper_s_model_is_judged_by_its_three_reverse_processes(fidelity, monkeypatch, asked):
+    """Whichever of them is asked for."""
+    small = {"preset": "paper", "denoiser": "mlp", "width": 8, "latent_width": 8}
+    monkeypatch.setattr(fidelity, "_variants", lambda: dict.fromkeys(fidelity.TIERS[1], (GlobeDiff, small)))
+    monkeypatch.setattr(fidelity, "fit", lambda *arguments, **options: {})
+    monkeypatch.setattr(fidelity, "judge", lambda problem, model, *_: {"sampler": model.sampler})
+    args = argparse.Namespace(steps=1, paper_steps=1, rows=4, contexts=1, draws=1)
+    samplers = {row["model"]: row["sampler"] for row in fidelity.run("ring", asked, 0, args)}
+    assert samplers["paper-K5"].kind == "ancestral_beta"
+    assert samplers["paper-K5-posterior"].kind == "ancestral"
+    assert isinstance(samplers["printed-K5"], fidelity.AsPrinted)
 
 
 def test_the_table_has_mean_and_range_over_seeds(fidelity, capsys):

@@ -82,8 +82,8 @@ class DiffusionSampler(nn.Module):
 
     Args:
         schedule: the noise schedule.
-        kind: ``"ancestral_beta"`` (variance beta^k, the paper), ``"ancestral"`` (posterior variance, which with few steps
-            leaves samples too close together), ``"ddim"`` (eta = 0) or ``"dpmpp"`` (DPM-Solver++(2M)).
+        kind: ``"ancestral_beta"`` (variance beta^k, the paper), ``"ancestral"`` (posterior variance: with few steps the
+            samples lie too close together), ``"ddim"`` (eta = 0) or ``"dpmpp"`` (DPM-Solver++(2M)).
         prediction: what the network's output means, ``"x0"``, ``"eps"`` or ``"v"``.
         clip: bound on the estimate of s^0, in standardised units; None for no bound. eps-prediction on a cosine
             schedule needs one.
