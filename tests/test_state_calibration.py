@@ -4,11 +4,30 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
+from torch import nn
 
 from globediff_torchrl.state_models import Fitter, GlobeDiff, fit
+from globediff_torchrl.state_models.calibration import last_step_spread
 
 AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
 MEAN, BLEND = ("agents", "inferred_mean"), ("agents", "inferred_blend")
+
+
+class ExactGaussian(nn.Module):
+    """E[s^0 | s^k] of s^0 ~ N(0, sd^2), whatever x, in the place of a denoiser with ``prediction="x0"``."""
+
+    def __init__(self, schedule, sd):
+        super().__init__()
+        self.factor = schedule.alpha_bar.sqrt() * sd**2 / (schedule.alpha_bar * sd**2 + 1 - schedule.alpha_bar)
+
+    def step_table(self):
+        return self.factor
+
+    def condition(self, x, z):
+        return None
+
+    def forward(self, s_k, factor, cond):
+        return factor * s_k
 
 
 def small(**settings):
@@ -33,7 +52,20 @@ def test_final_noise_restores_the_spread_that_one_step_leaves_out():
     torch.testing.assert_close(model.final_scale[:2], expected[:2], rtol=0.1, atol=0)
     td = TensorDict({AUX: torch.randn(4000, 1, 4)}, [4000])
     assert model(td)[INFERRED].std(0)[0, 0] > 1.8
-    assert not small(preset="tuned").final_noise
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(3, (0.82, 0.88, 0.95)), (4, (0.92, 0.90, 0.93)), (5, (0.97, 0.91, 0.84))]
+)
+def test_few_steps_keep_the_spread_of_a_gaussian_that_is_known_exactly(steps, expected):
+    """With the exact denoiser of N(0, sd^2), sd 1, .5 and .3; without the last noise K = 3 has .74, .65 and .56."""
+    for sd, share in zip((1.0, 0.5, 0.3), expected):
+        model = small(diffusion_steps=steps, latent_dim=0, center="none", prediction="x0")
+        model.denoiser = ExactGaussian(model.schedule, sd)
+        s = sd * torch.randn(20_000, 3)
+        model.final_scale.copy_(last_step_spread(model, torch.randn(20_000, 4), s))
+        drawn = model(TensorDict({AUX: torch.randn(20_000, 1, 4)}, [20_000]))[INFERRED]
+        assert abs(drawn.std().item() / sd - share) < 0.015
 
 
 def test_the_last_spread_is_that_about_the_clipped_estimate():

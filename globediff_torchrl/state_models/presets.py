@@ -148,6 +148,8 @@ def complete_settings(preset: str, given: dict[str, Any], modes: dict[str, Any])
     steps = settings["diffusion_steps"]
     if settings["beta_kl"] is None:
         settings["beta_kl"] = default_beta_kl(steps)
-    if settings["final_noise"] is None:  # from three steps on, what the last one leaves out is too little to matter
-        settings["final_noise"] = steps <= 2
+    if settings["final_noise"] is None:
+        # the fewer the steps, the more noise the last one clears (schedule.py) and the more spread its mean leaves out:
+        # with K = 3 the samples are 5 to 12 % nearer to exact ones with it, with K = 4 1 to 9 % (seed 100, 3,000 steps)
+        settings["final_noise"] = steps <= 4
     return settings
