@@ -18,7 +18,7 @@ from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.state_models.presets import FIT
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import INPUTS
-from globediff_torchrl.training.validation import validate
+from globediff_torchrl.training.validation import CHECKS, WHOLE, validate
 
 ALGORITHMS = configuration.choices("algorithm")
 BAD = {
@@ -67,6 +67,7 @@ BAD = {
     "checkpoint.every_frames": (-1,),
     "checkpoint.keep_last": (0,),
     "logger": ("csvv",),
+    "env.kwargs": (5,),
 }
 
 
@@ -83,6 +84,36 @@ def test_a_bad_value_is_refused_with_its_name_and_itself(name, value):
     with pytest.raises(UserError) as caught:
         validate(config)
     assert name in str(caught.value) and shown in str(caught.value)
+
+
+WHOLE_NUMBERS = [name for check in WHOLE for name in CHECKS[check]]
+
+
+@pytest.mark.parametrize("name", WHOLE_NUMBERS)
+def test_a_whole_number_may_be_written_as_a_float_and_is_an_integer_from_then_on(name):
+    sizes = name.endswith("hidden_sizes")
+    family = "smac" if name in ("env.retries", "env.restart_every") else "vmas"
+    given = f"{name}=[3e2,6.4e1]" if sizes else f"{name}=3e2"
+    config = configuration.compose(family, ["pretrain.frames=100", given])  # they fit into a buffer of 300
+    validate(config)
+    value = OmegaConf.select(config, name)
+    assert value == ([300, 64] if sizes else 300)
+    assert all(type(number) is int for number in (value if sizes else [value]))
+
+
+def test_floats_in_place_of_whole_numbers_train_a_run_and_are_saved_as_integers(fast_trainer, tmp_path):
+    """Each of these crashed where torch counts, some after the pretraining."""
+    given = {
+        **{"pretrain.frames": 160, "pretrain.steps": 4, "pretrain.batch_size": 32, "training.epochs": 2},
+        **{"training.minibatches": 2, "state_model_update.steps": 1, "state_model_update.every_episodes": 5},
+        **{"env.max_steps": 10, "env.history": 3, "env.num_envs": 8, "threads": 1, "checkpoint.keep_last": 2},
+        **{"evaluation.final_episodes": 4, "seed": 3, "training.frames_per_batch": 80},
+    }
+    trainer = fast_trainer("globediff", *(f"{name}={value:.1e}" for name, value in given.items()), iterations=1)
+    assert trainer.train()["complete"]
+    saved = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    found = {name: OmegaConf.select(saved, name) for name in given}
+    assert found == given and all(type(value) is int for value in found.values())
 
 
 @pytest.mark.parametrize("name", ["state_model_update.max_steps", "state_model_update.steps", "training.lr"])
@@ -166,6 +197,56 @@ def test_a_replay_buffer_too_small_for_the_offline_pairs_is_refused_where_there_
     validate(configuration.compose(overrides=[small[0], "state_model_update.buffer_size=2000"]))
     for without in ("pretrain.steps=0", "algorithm=mappo", "algorithm=oracle", "resume=runs/of_before"):
         validate(configuration.compose(overrides=[*small, without]))
+
+
+@pytest.mark.parametrize(
+    ("entry", "own"),
+    [
+        ("continuous_actions=false", "env.continuous_actions"),
+        ("max_steps=20", "env.max_steps"),
+        ("history=1", "env.history"),
+        ("hide=null", "env.hide"),
+        ("num_envs=2", "env.num_envs"),
+        ("aux=joint", "env.aux"),
+        ("scenario=relay", "env.scenario"),
+        ("seed=3", "seed"),
+        ("device=cpu", "device"),
+    ],
+)
+def test_what_has_an_entry_of_its_own_is_refused_among_the_simulator_s_arguments(entry, own):
+    says = f"env.kwargs is expected to hold.*got {entry.partition('=')[0]}: set {own}=.* in"
+    with pytest.raises(UserError, match=says):
+        validate(configuration.compose(overrides=[f"+env.kwargs.{entry}"]))
+    with pytest.raises(UserError, match=says):
+        configuration.compose(overrides=[f"env.kwargs.{entry}"])
+
+
+def test_smax_s_sight_range_is_refused_among_the_simulator_s_arguments_and_vmas_s_is_not():
+    with pytest.raises(UserError, match=r"got sight_range: set env\.sight_range="):
+        validate(configuration.compose("smax", ["+env.kwargs.sight_range=3"]))
+    validate(configuration.compose("vmas", ["+env.kwargs.sight_range=3"]))  # a scenario may have one
+
+
+@pytest.mark.parametrize("given", ["seed", "device"])
+def test_nobody_is_sent_to_the_simulator_s_arguments_with_what_they_do_not_take(given):
+    with pytest.raises(UserError, match=f"Unknown entry 'env.{given}': did you mean '{given}'") as caught:
+        configuration.compose(overrides=[f"+env.{given}=3"])
+    assert "+env.kwargs" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "aux", "own"),
+    [("mappo", "joint", "null"), ("mappo_history", "joint_history", "'history'"), ("mappo_joint", "null", "'joint'")],
+)
+def test_an_x_of_the_environment_that_the_algorithm_would_replace_is_refused(algorithm, aux, own):
+    config = configuration.compose(overrides=[f"algorithm={algorithm}", f"env.aux={aux}"])
+    with pytest.raises(UserError, match=f"has algorithm.aux = {own}.*set algorithm.aux={aux}\\."):
+        validate(config)
+
+
+@pytest.mark.parametrize("given", ["algorithm=globediff env.aux=joint", "algorithm=mappo_joint env.aux=joint"])
+def test_an_x_of_the_environment_that_the_algorithm_takes_or_has_is_not_refused(given):
+    validate(configuration.compose(overrides=given.split()))
 
 
 @pytest.mark.parametrize("name", ["lr=1e-3", "a,b", "run (1)", "$", "${x}", "[1]", "{y: 2}", 'it\'s "it"', "# 5 %"])
