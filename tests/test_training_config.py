@@ -17,7 +17,7 @@ from globediff_torchrl import keys as k
 from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.state_models.presets import FIT
 from globediff_torchrl.training import config as configuration
-from globediff_torchrl.training.algorithms import INPUTS
+from globediff_torchrl.training.algorithms import INPUTS, env_from_config, make_team
 from globediff_torchrl.training.validation import CHECKS, WHOLE, validate
 
 ALGORITHMS = configuration.choices("algorithm")
@@ -188,6 +188,42 @@ def test_the_paper_s_algorithm_alone_brings_the_fit_of_its_tables(family):
             expected = FIT["paper"] if name == "globediff_paper" else own[section]
             found = (config[section].lr, config[section].batch_size)
             assert found == (expected["lr"], expected["batch_size"]), name
+
+
+@pytest.mark.parametrize(
+    ("given", "width"),
+    [
+        ([], 128),
+        (["preset=tuned"], 128),
+        (["preset=tuned", "denoiser=mlp"], 128),
+        (["preset=paper"], 32),
+        (["denoiser=unet"], 32),
+        (["preset=paper", "width=64"], 64),
+        (["denoiser=unet", "width=64"], 64),
+        (["preset=tuned", "width=null"], 256),
+    ],
+)
+def test_the_light_environments_width_is_the_presets_that_were_measured_with_it_alone(given, width):
+    overrides = ["env.num_envs=2", *(f"algorithm.state_model.{entry}" for entry in given)]
+    config = configuration.compose(overrides=overrides)
+    team = make_team(config, env_from_config(config))
+    assert team.state_model.config["width"] == width
+
+
+def test_the_width_is_saved_as_a_number_that_a_resume_keeps(fast_config, tmp_path):
+    options = [entry for entry in fast_config("globediff") if "width" not in entry]
+    given = ["algorithm.state_model.preset=paper", "pretrain.steps=0"]
+    make_trainer(output=tmp_path / "paper", overrides=[*options, *given, "total_frames=80"])
+    fast = make_trainer(output=tmp_path / "fast", overrides=[*options, "pretrain.steps=0", "total_frames=80"])
+    fast.train()
+    file = tmp_path / "fast" / "config.yaml"
+    assert OmegaConf.load(file).algorithm.state_model.width == 128 and "script_width" not in file.read_text()
+    assert OmegaConf.load(tmp_path / "paper" / "config.yaml").algorithm.state_model.width is None
+    for entry, held in (("denoiser=unet", "denoiser"), ("width=64", "width")):
+        with pytest.raises(UserError, match=f"has algorithm.state_model.{held} = "):
+            make_trainer(resume=tmp_path / "fast", overrides=[f"algorithm.state_model.{entry}"])
+    resumed = make_trainer(resume=tmp_path / "fast", total_frames=160, overrides=["algorithm.state_model.width=128"])
+    assert resumed.train()["frames"] == 160 and resumed.team.state_model.config["width"] == 128
 
 
 def test_a_replay_buffer_too_small_for_the_offline_pairs_is_refused_where_there_are_any():
