@@ -346,6 +346,18 @@ def test_the_saved_configuration_is_resolved_and_runs_again(fast_trainer, tmp_pa
     assert saved.env.num_envs == 8 and saved.algorithm.name == "mappo" and saved.output == str(tmp_path / "run")
 
 
+def test_without_a_limit_on_a_task_that_never_ends_no_online_update_is_waited_for(fast_trainer, capsys):
+    """It counts finished episodes, and none would ever come; a scenario that ends by itself needs no limit."""
+    unlimited = ["env.max_steps=null", "training.frames_per_batch=80"]
+    with pytest.raises(UserError, match=r"vmas/hunt ends no episode by itself.*got env\.max_steps=null"):
+        fast_trainer("globediff", *unlimited)
+    fast_trainer("globediff", *unlimited, env="vmas/balance")
+    assert "ends no episode" not in capsys.readouterr().out
+    for algorithm, more in (("globediff", ["state_model_update.steps=0"]), ("mappo", []), ("oracle", [])):
+        fast_trainer(algorithm, *unlimited, *more)
+        assert capsys.readouterr().out.count("no row will have a return") == 1
+
+
 def test_two_runs_of_one_seed_are_equal_and_another_seed_differs(fast_trainer, progress, tmp_path):
     rows = []
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
