@@ -8,7 +8,7 @@ its checkpoints. Writes ``runs.csv``, ``table.md``, ``bracket.png`` and ``curves
 An environment is a VMAS preset, or named with its family: ``smax/smacv2_5_units``. ``algorithm+entry=value`` is a
 variant of an algorithm, ``algorithm++env.kwargs.box=0.3`` one with an entry that the configuration has not; entries
 after ``--`` make a variant of every algorithm. All state models of one environment, x and seed are pretrained on the
-same offline data.
+same offline data, but those that ask for other pairs.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas packa
 from tqdm import tqdm
 
 from globediff_torchrl.envs import make_env
+from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.figures import bracket_figure, study_curves
 from globediff_torchrl.evaluation.measurements import read_rows, write_rows
 from globediff_torchrl.evaluation.statistics import bootstrap_interval
 from globediff_torchrl.training.checkpoint import FOLDER
-from globediff_torchrl.training.config import scenario_entry
+from globediff_torchrl.training.config import main_config, scenario_entry
 
 ALGORITHMS = ("open_loop", "mappo", "x_direct", "regressor", "globediff", "oracle")
 ITERATIONS = {"hunt": 36, "compass": 40}  # of 128 episodes each; 30 elsewhere
@@ -44,20 +45,45 @@ COLUMNS = (
     "frames_per_second", "infer_share", "collect", "infer", "update", "state_model",
 )  # fmt: skip
 SPEED = ("frames_per_second", "infer_share")
+# entries with which a run needs other pairs (x, s) than the environment's other ones: another x or world, another
+# reader of x, another number or behaviour
+OTHER_PAIRS = re.compile(r"(?:aux|infer_per|pretrain\.(?:frames|behaviour)|experiment|env\.[\w.]+)=.*")
 LAST = {"return": 3, "success": 1 / 5}  # of the training's own batches: so many, or so large a share of the run
+
+
+def named(env: str) -> tuple[str, str]:
+    """Family and scenario of an environment as it is given."""
+    family, _, scenario = env.rpartition("/")
+    return family or "vmas", scenario
+
+
+def check_families(envs: list[str], folder: Path) -> None:
+    """Refuses two families with a scenario of one name: its folder would hold the results of both.
+
+    Raises:
+        UserError: they are both in ``envs``, or the other one's results are there.
+    """
+    families = {}
+    for family, scenario in map(named, envs):
+        there = [json.loads(path.read_text()).get("env") for path in folder.glob(f"{scenario}/*/seed*/summary.json")]
+        for other in [*there, families.setdefault(scenario, f"{family}/{scenario}")]:
+            if other not in (None, f"{family}/{scenario}"):
+                raise UserError(
+                    f"{folder / scenario} is expected to hold runs of one environment, got {family}/{scenario} beside "
+                    f"{other}: pass another --output for one of them."
+                )
 
 
 def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[str]) -> tuple[Path, list[str]]:
     """The output folder and the command line of one run."""
-    family, _, scenario = env.rpartition("/")
-    family = family or "vmas"
+    family, scenario = named(env)
     task = make_env(f"{family}/{scenario}", num_envs=1).task
     name, *variant = re.split(r"(?<!\+)\+", algorithm)  # a second + is hydra's own
     config = f"mappo_{task.aux}" if name == "x_direct" else name
     label = re.sub(r"algorithm\.|state_model\.|env\.", "", "+".join([algorithm, *overrides])).replace("=", "-")
     output = folder / scenario / re.sub(r"[^\w.+-]+", "_", label) / f"seed{seed}"
-    found = [re.search(r"(?:aux|env\.[\w.]+)=.*", entry) for entry in [*variant, *overrides]]
-    # another x or world: other data; the name of their folder goes through hydra, which has a use for brackets
+    found = [OTHER_PAIRS.search(entry) for entry in [*variant, *overrides]]
+    # the name of their folder goes through hydra, which has a use for brackets
     other = [re.sub(r"[^\w.-]+", "_", match[0].replace("=", "-")) for match in found if match]
     dataset = folder / scenario / "-".join(["dataset", *other, f"seed{seed}"])
     horizon = 128 * task.horizon
@@ -67,7 +93,7 @@ def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[s
         f"total_frames={horizon * ITERATIONS.get(scenario, 30)}" if family == "vmas" else "",
         "" if "pretrain" in algorithm else f"pretrain.dataset={dataset}", *variant, *overrides,
     ]  # fmt: skip
-    script = Path(__file__).with_name(f"{family}.py")
+    script = Path(__file__).with_name(f"{main_config(family)}.py")
     return output, [sys.executable, str(script), *(argument for argument in arguments if argument)]
 
 
@@ -157,6 +183,10 @@ def main() -> None:
     parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables of what is there")
     parser.add_argument("overrides", nargs="*", help="entries of the configuration for all runs, after --")
     arguments = parser.parse_args()
+    try:
+        check_families([] if arguments.table_only else arguments.envs, arguments.output)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
     jobs = [
         command(env, algorithm, seed, arguments.output, arguments.overrides)
         for seed in arguments.seeds

@@ -65,13 +65,15 @@ _OF_GROUP = (
     "hp", "hurt", "type", "hp_se", "type_se", "hp_ratio", "type_ratio", "hp_cover", "type_cover", "hp_center",
     "hp_sample", "hp_mean",
 )  # fmt: skip
-KEY = ("types", "x", "inferer", "target", "episodes", "steps", "seed")
+# collect too: what is judged on are the episodes behind those collected to fit on
+KEY = ("types", "x", "inferer", "target", "collect", "episodes", "steps", "seed")
 COLUMNS = (
     *KEY, "d_x", "energy", *(f"{name}_{group}" for group in GROUPS for name in _OF_GROUP),
     "train_energy", "train_hp_all", "train_type_all", "train_hp_ratio_all", "cpu_s",
 )  # fmt: skip
 SAMPLES = 64
 GRU_STEPS = 1200
+COLLECT = 3000  # episodes to fit on, by default
 
 
 # ------------------------------------------------------------------------------------------------------------ cells
@@ -150,14 +152,19 @@ def cells(args) -> list[dict]:
         for types in args.types:
             for x in args.x:
                 for episodes in args.episodes or [args.collect]:
-                    values = (types, x, inferer, args.target, episodes, args.steps, args.seed)
+                    values = (types, x, inferer, args.target, args.collect, episodes, args.steps, args.seed)
                     chosen.append(dict(zip(KEY, values)))
     return chosen
 
 
+def read_cells(path: Path) -> list[dict]:
+    """The rows of the CSV; files of before do not say how many episodes were collected, which was the default."""
+    return [{**row, "collect": row.get("collect") or str(COLLECT)} for row in read_rows(path)]
+
+
 def table(path: Path) -> None:
     """The CSV as a markdown table: seen | unseen in each entry."""
-    rows = read_rows(path)
+    rows = read_cells(path)
     pairs = ("hp", "hurt", "type", "hp_ratio", "type_ratio", "hp_cover", "type_cover")
     lines = []
     for row in rows:
@@ -172,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--behaviour", type=Path, default=Path("runs/inferability/behaviour"), help="run of a policy")
     parser.add_argument("--output", type=Path, default=Path("runs/inferability"))
-    parser.add_argument("--collect", type=int, default=3000, help="episodes to fit on; a fifth as many to judge on")
+    parser.add_argument("--collect", type=int, default=COLLECT, help="episodes to fit on; a fifth as many to judge on")
     parser.add_argument("--types", nargs="+", choices=TYPES, default=TYPES)
     parser.add_argument("--x", nargs="+", choices=AUX, default=tuple(AUX))
     parser.add_argument("--inferers", nargs="+", choices=INFERERS, default=("regressor", "fast", "tuned"))
@@ -188,7 +195,7 @@ def main() -> None:
     path = args.output / "cells.csv"
     if args.table_only:
         return table(path)
-    rows = read_rows(path)
+    rows = read_cells(path)
     done = {tuple(row[name] for name in KEY) for row in rows}
     left = [cell for cell in cells(args) if tuple(str(cell[name]) for name in KEY) not in done]
     data, held = {}, None

@@ -37,18 +37,23 @@ HIDDEN = {  # features of the state that no agent observes
     "vmas/relay": ["goal*"],
     "vmas/compass": ["team.*", "agent_*.velocity"],
 }
-COLUMNS = ("env", "seed", "what", "error", "hidden_error", "energy_score", "energy_distance", "spread_over_error")
+COLUMNS = (
+    "env", "algorithm", "seed", "what", "error", "hidden_error", "energy_score", "energy_distance", "spread_over_error",
+)  # fmt: skip
+VARIES = 1e-8  # a variance above it
 
 
 def share(estimate: Tensor, state: Tensor, columns: Tensor) -> float:
     """Squared error in units of the variance, mean over the given columns that vary. ``[M, d_s]`` each."""
     variance = state.var(0, correction=0)
-    columns = columns[variance[columns] > 1e-8]
-    return float(((estimate - state).square().mean(0) / variance.clamp(min=1e-8))[columns].mean())
+    columns = columns[variance[columns] > VARIES]
+    return float(((estimate - state).square().mean(0) / variance.clamp(min=VARIES))[columns].mean())
 
 
 def scores(hypotheses: Tensor, state: Tensor, columns: Tensor) -> dict[str, float | str]:
-    """Energy score, energy distance and calibration of ``hypotheses [M, S, d_s]`` on ``columns``, in their spread."""
+    """Energy score, energy distance and calibration of ``hypotheses [M, S, d_s]``, in the spread of those of
+    ``columns`` that vary."""
+    columns = columns[state.var(0, correction=0)[columns] > VARIES]
     scale = state[:, columns].std(0)
     samples, truth = hypotheses[..., columns] / scale, state[:, columns] / scale
     return {
@@ -104,13 +109,18 @@ def measure(run: Path, episodes: int, samples: int, hidden: list[str] | None) ->
     }
     rows = []
     for name, estimate in estimates.items():
-        row = {"env": env.task.name, "seed": run.name, "what": name}
+        row = {"env": env.task.name, "algorithm": run.resolve().parent.name, "seed": run.name, "what": name}
         row["error"] = share(estimate, s, columns["all"])
         row["hidden_error"] = share(estimate, s, columns["hidden"])
         drawn = hypotheses if name == "GlobeDiff, one sample" else estimate.unsqueeze(1)
         row |= scores(drawn, s, columns["hidden"])
         rows.append(row)
     return rows
+
+
+def whose(row: dict) -> tuple[str, str, str]:
+    """Of which run a row is. Files of before name no algorithm: all there was in them is globediff."""
+    return row["env"], row.get("algorithm") or "globediff", row["seed"]
 
 
 def main() -> None:
@@ -130,11 +140,11 @@ def main() -> None:
             new = measure(run, arguments.episodes, arguments.samples, arguments.hidden)
         except UserError as error:
             parser.exit(2, f"error: {error}\n")
-        same = {(row["env"], row["seed"]) for row in new}
-        rows = [row for row in rows if (row["env"], row["seed"]) not in same] + new
+        same = {whose(row) for row in new}
+        rows = [row for row in rows if whose(row) not in same] + new
         write_rows(arguments.output, COLUMNS, rows, digits=4)
-    numbers = [[f"{float(row[name]):.3f}" if row[name] != "" else "" for name in COLUMNS[3:]] for row in rows]
-    print(markdown_table(["env", *COLUMNS[2:]], ([row["env"], row["what"], *n] for row, n in zip(rows, numbers))))
+    numbers = [[f"{float(row[name]):.3f}" if row[name] != "" else "" for name in COLUMNS[4:]] for row in rows]
+    print(markdown_table(COLUMNS, ([*whose(row), row["what"], *n] for row, n in zip(rows, numbers))))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ from globediff_torchrl.evaluation.statistics import bootstrap_interval
 from globediff_torchrl.state_models import StateModel
 
 COLUMNS = ("run", "part", "by", "episodes", "return", "success")
+HEADER = (
+    "algorithm", "part", "exchanged for", "episodes", "runs", "return", "win rate", "difference, 95% interval",
+)  # fmt: skip
 SEED = 60_000  # of the episodes
 
 
@@ -52,21 +55,21 @@ def measure(run: Path, part: str, by: str, envs: int, rounds: int) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """Mean over runs of each algorithm, part and exchange; how far the win rate (else the return) of each run lies from
-    that of its policy left alone, with a bootstrap interval of the mean."""
+    """Mean over runs of each algorithm, part, exchange and number of episodes; how far each run's win rate (else its
+    return) lies from that of its policy left alone in as many episodes, with a bootstrap interval of the mean."""
     name = "success" if all(row["success"] != "" for row in rows) else "return"
-    alone = {row["run"]: float(row[name]) for row in rows if not row["by"]}
+    alone = {(row["run"], str(row["episodes"])): float(row[name]) for row in rows if not row["by"]}
     groups = defaultdict(list)
     for row in rows:
-        groups[Path(row["run"]).parent.name, row["part"], row["by"]].append(row)
-    header, lines = ["algorithm", "part", "exchanged for", "runs", "return", "win rate", "difference, 95% interval"], []
-    for (algorithm, part, by), group in groups.items():
+        groups[Path(row["run"]).parent.name, row["part"], row["by"], str(row["episodes"])].append(row)
+    lines = []
+    for (algorithm, part, by, episodes), group in groups.items():
         means = {key: [float(row[key]) for row in group if row[key] != ""] for key in ("return", "success")}
         cells = [f"{sum(v) / len(v):.{digits}f}" if v else "-" for v, digits in zip(means.values(), (2, 3))]
-        differences = [float(row[name]) - alone[row["run"]] for row in group if by]
+        differences = [float(row[name]) - alone[row["run"], episodes] for row in group if by]
         interval = "{:+.3f} to {:+.3f}".format(*bootstrap_interval(differences)) if len(differences) > 1 else "-"
-        lines.append([algorithm, part or "-", by or "-", str(len(group)), *cells, interval])
-    return markdown_table(header, lines)
+        lines.append([algorithm, part or "-", by or "-", episodes, str(len(group)), *cells, interval])
+    return markdown_table(HEADER, lines)
 
 
 def main() -> None:

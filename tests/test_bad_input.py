@@ -136,7 +136,14 @@ LINE = [
     line("algorithm=mappo algorithm.reads=sample", "null is expected", "reads=sample", "leave algorithm.reads away"),
     line("state_model_update.buffer_size=100", "must hold the 160 pairs", "got 100", "or lower pretrain.frames"),
     line("algorithm.aux=null", "no aux observation to infer the state from", "task.aux is None", "make it with aux="),
-    line("algorithm=mappo_joint algorithm.aux=null", "is to read", "it has", "pass aux="),
+    line("algorithm=mappo_joint algorithm.aux=null", "an x is expected", "algorithm.aux is null", "set algorithm.aux"),
+    line(
+        "algorithm=mappo algorithm.aux=default env.aux=null algorithm.inputs=[aux_observation]",
+        *("an x is expected", "env.aux is null", "set env.aux to one of history, joint"),
+    ),
+    line("env.max_steps=null", "a time limit is expected", "got env.max_steps=null", "Leave env.max_steps away"),
+    line("+env.kwargs.max_steps=20", "that have no entry of their own", "got max_steps", "set env.max_steps=..."),
+    line("algorithm=mappo env.aux=joint", "expected to be default", "got 'joint'", "set algorithm.aux=joint"),
     # devices, folders, files
     line("device=gpu", "one that torch knows", "got 'gpu'", "pass device=cpu"),
     line("device=cuda:99", "one of those that this torch sees", "device=cuda:99", "pass device=cpu"),

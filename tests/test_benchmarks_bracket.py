@@ -6,10 +6,12 @@ import csv
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from benchmark_scripts import load, run
 
+from globediff_torchrl import UserError
 from globediff_torchrl.envs.presets import PRESETS
 from globediff_torchrl.training.config import compose
 
@@ -38,6 +40,13 @@ def entry(arguments: list[str], name: str) -> str | None:
         ("globediff++env.kwargs.box=0.3", [], "dataset-env.kwargs.box-0.3-seed0"),
         ("globediff", ["env.sight_range=6.5"], "dataset-env.sight_range-6.5-seed0"),
         ("globediff", ["env.hide=[*.offset,line.*]"], "dataset-env.hide-_.offset_line._-seed0"),
+        # other pairs of the same world
+        ("globediff+algorithm.state_model.infer_per=agent", [], "dataset-infer_per-agent-seed0"),
+        ("globediff", ["algorithm.state_model.infer_per=agent"], "dataset-infer_per-agent-seed0"),
+        ("globediff", ["pretrain.frames=480"], "dataset-pretrain.frames-480-seed0"),
+        ("globediff", ["pretrain.behaviour=random"], "dataset-pretrain.behaviour-random-seed0"),
+        ("globediff+experiment=vmas_full", [], "dataset-experiment-vmas_full-seed0"),
+        ("globediff", ["pretrain.steps=10", "pretrain.lr=1e-3"], "dataset-seed0"),  # another fit to the same
     ],
 )
 def test_each_x_and_world_has_offline_data_of_its_own(bracket, tmp_path, algorithm, overrides, folder):
@@ -75,6 +84,23 @@ def test_the_length_of_a_run_is_the_brackets_own_on_vmas_and_the_familys_elsewhe
     hunt, smax = (bracket.command(env, "mappo", 0, tmp_path, [])[1] for env in ("hunt", "smax/3m"))
     assert int(entry(hunt, "total_frames")) == 36 * 128 * PRESETS["hunt"].max_steps
     assert entry(smax, "total_frames") is None and entry(smax, "env.map") == "3m"
+
+
+def test_a_generated_map_is_run_by_the_script_of_its_family_s_configuration(bracket, monkeypatch, tmp_path):
+    monkeypatch.setattr(bracket, "make_env", lambda *args, **kwargs: SimpleNamespace(task=SimpleNamespace(horizon=1)))
+    script, *arguments = bracket.command("smacv2/zerg_5_vs_5", "mappo", 0, tmp_path, [])[1][1:]
+    assert Path(script).name == "smac.py" and Path(script).exists() and entry(arguments, "env.map") == "zerg_5_vs_5"
+
+
+def test_two_families_with_a_scenario_of_one_name_do_not_share_results(monkeypatch, bracket, tmp_path, capsys):
+    """Under one name the study would take what ran of the one for what it is to run of the other."""
+    with pytest.raises(UserError, match=r"got smac/3m beside smax/3m: pass another --output"):
+        bracket.check_families(["hunt", "smax/3m", "smac/3m"], tmp_path)
+    finished_run(tmp_path / "3m" / "mappo" / "seed0", {"return": [1.0]}, env="smax/3m")
+    finished_run(tmp_path / "hunt" / "mappo" / "seed0", {"return": [1.0]})  # it does not say
+    bracket.check_families(["hunt", "vmas/hunt", "smax/3m", "smax/2s3z"], tmp_path)
+    assert run(monkeypatch, "bracket", "--envs", "smac/3m", "--output", str(tmp_path)) == 2
+    assert "got smac/3m beside smax/3m" in capsys.readouterr().err
 
 
 def finished_run(folder: Path, columns: dict[str, list], complete: bool = True, **summary) -> None:

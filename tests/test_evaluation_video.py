@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
+
 import pytest
 import torch
 from PIL import Image
+from skirmish import Skirmish
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
+from torchrl.envs import RenameTransform, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from globediff_torchrl import UserError, keys, make_actor, make_env, make_state_model, make_trainer, record_episode
+from globediff_torchrl import (
+    UserError,
+    keys,
+    make_actor,
+    make_env,
+    make_state_model,
+    make_trainer,
+    record_episode,
+    wrap_env,
+)
 from globediff_torchrl.envs import vmas_rng_state
+from globediff_torchrl.envs.layout import Feature, FeatureLayout
+from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.evaluation.episode_figure import EpisodeFigure
 from globediff_torchrl.evaluation.episodes import preserve_rng, run_episodes
 from globediff_torchrl.evaluation.video import run_episode
+from globediff_torchrl.training import video
 
 STEPS = 4
 
@@ -27,6 +44,22 @@ def setup(name="hunt", model="globediff", **options):
     small = {"width": 16} if model in ("globediff", "regressor") else {}
     model = make_state_model(model, env, **small)
     return env, model, TensorDictSequential(model, make_actor(env, model, gain=1.0))
+
+
+def relative_target():
+    """An environment whose target is two facts of an enemy, seen otherwise by each agent; its state has two places."""
+    torch.manual_seed(0)
+    place, fact = partial(Feature, name="position", kind="position", size=2), partial(Feature, "enemy_0")
+    targets = RenameTransform([keys.OBSERVATION], [keys.TARGET_STATE], create_copy=True)
+    env = wrap_env(
+        TransformedEnv(Skirmish(1), targets),
+        no_op=0,
+        max_steps=STEPS,
+        state_layout=FeatureLayout((place("agent_0", owner=0), place("enemy_0"))),
+        target_layout=FeatureLayout((fact("health", "health"), fact("alive", "flag"))),
+    )
+    model = make_state_model("globediff", env, width=16)
+    return env, TensorDictSequential(model, make_actor(env, model))
 
 
 def points(artist):
@@ -148,6 +181,31 @@ def test_the_random_streams_are_left_as_they_were(tmp_path):
     assert torch.equal(first.hypotheses, run_episode(env, policy, seed=3).hypotheses)  # and it is repeatable
 
 
+def test_a_target_of_its_own_is_drawn_in_panels_beside_the_true_map(tmp_path):
+    env, policy = relative_target()
+    episode = record_episode(env, policy, tmp_path / "relative.gif", seed=3, agent=1, progress=False)
+    assert Image.open(tmp_path / "relative.gif").n_frames == STEPS
+    rollout = run_episodes(env, policy, "deterministic", 3, STEPS)[0]
+    figure = EpisodeFigure(episode)
+    assert set(figure.facts) == {"enemy_0.health", "enemy_0.alive"}
+    assert not figure.clouds and not figure.means  # no place is inferred
+    assert figure.truth["enemy_0.position"].get_color() == figure.facts["enemy_0.health"].cloud.get_color()
+    for t in (0, 3):
+        figure.show(t)
+        assert torch.equal(points(figure.truth["enemy_0.position"]), rollout["state"][t : t + 1, 2:])
+        for i, name in enumerate(("enemy_0.health", "enemy_0.alive")):
+            panel = figure.facts[name]
+            assert points(panel.truth)[0, 0] == rollout[keys.TARGET_STATE][t, 1, i]
+            assert torch.equal(points(panel.cloud)[:, 0], episode.hypotheses[t, :, i])
+
+
+def test_a_target_of_its_own_without_a_state_model_leaves_the_map(tmp_path):
+    env, _ = relative_target()
+    episode = record_episode(env, make_actor(env, reads=None), tmp_path / "mappo.gif", progress=False)
+    figure = EpisodeFigure(episode)
+    assert not figure.facts and set(figure.truth) == {"agent_0.position", "enemy_0.position"}
+
+
 def test_a_state_without_positions_gets_one_clear_message(skirmish, tmp_path):
     with pytest.raises(UserError, match=r"no feature of kind 'position'.*state\.f0.*Give wrap_env"):
         record_episode(skirmish, make_actor(skirmish, reads=None), tmp_path / "a.gif")
@@ -182,6 +240,46 @@ def test_a_run_leaves_its_video_where_it_is_asked_to_and_when_it_has_ended(fast_
     assert not (tmp_path / "not_asked" / "episode.gif").exists()
     make_trainer(resume=tmp_path / "not_asked", overrides=["video=true"]).train()
     assert (tmp_path / "not_asked" / "episode.gif").exists()
+
+
+def test_a_run_whose_state_has_no_places_is_told_so_before_it_is_trained_or_another_one_moved(
+    fast_trainer, monkeypatch, tmp_path
+):
+    fast_trainer("mappo", iterations=1, folder="held").train()
+    before = sorted(path.name for path in (tmp_path / "held").iterdir())
+    numbers = FeatureLayout.numbered(fast_trainer("mappo", folder="other").env.task.state_layout.size, "state")
+    monkeypatch.setattr(StateVmasEnv, "_make_specs", named(numbers))
+    with pytest.raises(UserError, match=r"vmas/hunt cannot be drawn.*no feature of kind 'position'"):
+        fast_trainer("mappo", "video=true", iterations=1, folder="held", seed=1)
+    assert sorted(path.name for path in (tmp_path / "held").iterdir()) == before
+    with pytest.raises(UserError, match="cannot be drawn"):
+        make_trainer(resume=tmp_path / "held", overrides=["video=true"])
+
+
+def named(layout):
+    """``_make_specs`` of VMAS with another layout of the state."""
+    make = StateVmasEnv._make_specs
+
+    def make_specs(self, env):
+        make(self, env)
+        self.state_layout = layout
+
+    return make_specs
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_environment_of_the_video_is_closed(fast_trainer, monkeypatch, fails):
+    trainer, seen = fast_trainer("mappo"), []
+
+    def record(env, *args, **kwargs):
+        seen.append(env)
+        if fails:
+            raise UserError("it cannot be drawn")
+
+    monkeypatch.setattr(video, "record_episode", record)
+    with pytest.raises(UserError) if fails else nullcontext():
+        video.write_video(trainer)
+    assert seen[0].is_closed
 
 
 def test_a_video_that_is_neither_true_nor_false_is_refused(fast_trainer):

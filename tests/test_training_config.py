@@ -17,8 +17,8 @@ from globediff_torchrl import keys as k
 from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.state_models.presets import FIT
 from globediff_torchrl.training import config as configuration
-from globediff_torchrl.training.algorithms import INPUTS
-from globediff_torchrl.training.validation import validate
+from globediff_torchrl.training.algorithms import INPUTS, env_from_config, make_team
+from globediff_torchrl.training.validation import CHECKS, WHOLE, validate
 
 ALGORITHMS = configuration.choices("algorithm")
 BAD = {
@@ -67,6 +67,7 @@ BAD = {
     "checkpoint.every_frames": (-1,),
     "checkpoint.keep_last": (0,),
     "logger": ("csvv",),
+    "env.kwargs": (5,),
 }
 
 
@@ -83,6 +84,36 @@ def test_a_bad_value_is_refused_with_its_name_and_itself(name, value):
     with pytest.raises(UserError) as caught:
         validate(config)
     assert name in str(caught.value) and shown in str(caught.value)
+
+
+WHOLE_NUMBERS = [name for check in WHOLE for name in CHECKS[check]]
+
+
+@pytest.mark.parametrize("name", WHOLE_NUMBERS)
+def test_a_whole_number_may_be_written_as_a_float_and_is_an_integer_from_then_on(name):
+    sizes = name.endswith("hidden_sizes")
+    family = "smac" if name in ("env.retries", "env.restart_every") else "vmas"
+    given = f"{name}=[3e2,6.4e1]" if sizes else f"{name}=3e2"
+    config = configuration.compose(family, ["pretrain.frames=100", given])  # they fit into a buffer of 300
+    validate(config)
+    value = OmegaConf.select(config, name)
+    assert value == ([300, 64] if sizes else 300)
+    assert all(type(number) is int for number in (value if sizes else [value]))
+
+
+def test_floats_in_place_of_whole_numbers_train_a_run_and_are_saved_as_integers(fast_trainer, tmp_path):
+    """Each of these crashed where torch counts, some after the pretraining."""
+    given = {
+        **{"pretrain.frames": 160, "pretrain.steps": 4, "pretrain.batch_size": 32, "training.epochs": 2},
+        **{"training.minibatches": 2, "state_model_update.steps": 1, "state_model_update.every_episodes": 5},
+        **{"env.max_steps": 10, "env.history": 3, "env.num_envs": 8, "threads": 1, "checkpoint.keep_last": 2},
+        **{"evaluation.final_episodes": 4, "seed": 3, "training.frames_per_batch": 80},
+    }
+    trainer = fast_trainer("globediff", *(f"{name}={value:.1e}" for name, value in given.items()), iterations=1)
+    assert trainer.train()["complete"]
+    saved = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    found = {name: OmegaConf.select(saved, name) for name in given}
+    assert found == given and all(type(value) is int for value in found.values())
 
 
 @pytest.mark.parametrize("name", ["state_model_update.max_steps", "state_model_update.steps", "training.lr"])
@@ -159,6 +190,42 @@ def test_the_paper_s_algorithm_alone_brings_the_fit_of_its_tables(family):
             assert found == (expected["lr"], expected["batch_size"]), name
 
 
+@pytest.mark.parametrize(
+    ("given", "width"),
+    [
+        ([], 128),
+        (["preset=tuned"], 128),
+        (["preset=tuned", "denoiser=mlp"], 128),
+        (["preset=paper"], 32),
+        (["denoiser=unet"], 32),
+        (["preset=paper", "width=64"], 64),
+        (["denoiser=unet", "width=64"], 64),
+        (["preset=tuned", "width=null"], 256),
+    ],
+)
+def test_the_light_environments_width_is_the_presets_that_were_measured_with_it_alone(given, width):
+    overrides = ["env.num_envs=2", *(f"algorithm.state_model.{entry}" for entry in given)]
+    config = configuration.compose(overrides=overrides)
+    team = make_team(config, env_from_config(config))
+    assert team.state_model.config["width"] == width
+
+
+def test_the_width_is_saved_as_a_number_that_a_resume_keeps(fast_config, tmp_path):
+    options = [entry for entry in fast_config("globediff") if "width" not in entry]
+    given = ["algorithm.state_model.preset=paper", "pretrain.steps=0"]
+    make_trainer(output=tmp_path / "paper", overrides=[*options, *given, "total_frames=80"])
+    fast = make_trainer(output=tmp_path / "fast", overrides=[*options, "pretrain.steps=0", "total_frames=80"])
+    fast.train()
+    file = tmp_path / "fast" / "config.yaml"
+    assert OmegaConf.load(file).algorithm.state_model.width == 128 and "script_width" not in file.read_text()
+    assert OmegaConf.load(tmp_path / "paper" / "config.yaml").algorithm.state_model.width is None
+    for entry, held in (("denoiser=unet", "denoiser"), ("width=64", "width")):
+        with pytest.raises(UserError, match=f"has algorithm.state_model.{held} = "):
+            make_trainer(resume=tmp_path / "fast", overrides=[f"algorithm.state_model.{entry}"])
+    resumed = make_trainer(resume=tmp_path / "fast", total_frames=160, overrides=["algorithm.state_model.width=128"])
+    assert resumed.train()["frames"] == 160 and resumed.team.state_model.config["width"] == 128
+
+
 def test_a_replay_buffer_too_small_for_the_offline_pairs_is_refused_where_there_are_any():
     small = ["pretrain.frames=2000", "state_model_update.buffer_size=1999"]
     with pytest.raises(UserError, match=r"must hold the 2000 pairs.*got 1999"):
@@ -166,6 +233,56 @@ def test_a_replay_buffer_too_small_for_the_offline_pairs_is_refused_where_there_
     validate(configuration.compose(overrides=[small[0], "state_model_update.buffer_size=2000"]))
     for without in ("pretrain.steps=0", "algorithm=mappo", "algorithm=oracle", "resume=runs/of_before"):
         validate(configuration.compose(overrides=[*small, without]))
+
+
+@pytest.mark.parametrize(
+    ("entry", "own"),
+    [
+        ("continuous_actions=false", "env.continuous_actions"),
+        ("max_steps=20", "env.max_steps"),
+        ("history=1", "env.history"),
+        ("hide=null", "env.hide"),
+        ("num_envs=2", "env.num_envs"),
+        ("aux=joint", "env.aux"),
+        ("scenario=relay", "env.scenario"),
+        ("seed=3", "seed"),
+        ("device=cpu", "device"),
+    ],
+)
+def test_what_has_an_entry_of_its_own_is_refused_among_the_simulator_s_arguments(entry, own):
+    says = f"env.kwargs is expected to hold.*got {entry.partition('=')[0]}: set {own}=.* in"
+    with pytest.raises(UserError, match=says):
+        validate(configuration.compose(overrides=[f"+env.kwargs.{entry}"]))
+    with pytest.raises(UserError, match=says):
+        configuration.compose(overrides=[f"env.kwargs.{entry}"])
+
+
+def test_smax_s_sight_range_is_refused_among_the_simulator_s_arguments_and_vmas_s_is_not():
+    with pytest.raises(UserError, match=r"got sight_range: set env\.sight_range="):
+        validate(configuration.compose("smax", ["+env.kwargs.sight_range=3"]))
+    validate(configuration.compose("vmas", ["+env.kwargs.sight_range=3"]))  # a scenario may have one
+
+
+@pytest.mark.parametrize("given", ["seed", "device"])
+def test_nobody_is_sent_to_the_simulator_s_arguments_with_what_they_do_not_take(given):
+    with pytest.raises(UserError, match=f"Unknown entry 'env.{given}': did you mean '{given}'") as caught:
+        configuration.compose(overrides=[f"+env.{given}=3"])
+    assert "+env.kwargs" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "aux", "own"),
+    [("mappo", "joint", "null"), ("mappo_history", "joint_history", "'history'"), ("mappo_joint", "null", "'joint'")],
+)
+def test_an_x_of_the_environment_that_the_algorithm_would_replace_is_refused(algorithm, aux, own):
+    config = configuration.compose(overrides=[f"algorithm={algorithm}", f"env.aux={aux}"])
+    with pytest.raises(UserError, match=f"has algorithm.aux = {own}.*set algorithm.aux={aux}\\."):
+        validate(config)
+
+
+@pytest.mark.parametrize("given", ["algorithm=globediff env.aux=joint", "algorithm=mappo_joint env.aux=joint"])
+def test_an_x_of_the_environment_that_the_algorithm_takes_or_has_is_not_refused(given):
+    validate(configuration.compose(overrides=given.split()))
 
 
 @pytest.mark.parametrize("name", ["lr=1e-3", "a,b", "run (1)", "$", "${x}", "[1]", "{y: 2}", 'it\'s "it"', "# 5 %"])
@@ -227,6 +344,18 @@ def test_the_saved_configuration_is_resolved_and_runs_again(fast_trainer, tmp_pa
     saved = OmegaConf.load(tmp_path / "run" / "config.yaml")
     validate(saved)
     assert saved.env.num_envs == 8 and saved.algorithm.name == "mappo" and saved.output == str(tmp_path / "run")
+
+
+def test_without_a_limit_on_a_task_that_never_ends_no_online_update_is_waited_for(fast_trainer, capsys):
+    """It counts finished episodes, and none would ever come; a scenario that ends by itself needs no limit."""
+    unlimited = ["env.max_steps=null", "training.frames_per_batch=80"]
+    with pytest.raises(UserError, match=r"vmas/hunt ends no episode by itself.*got env\.max_steps=null"):
+        fast_trainer("globediff", *unlimited)
+    fast_trainer("globediff", *unlimited, env="vmas/balance")
+    assert "ends no episode" not in capsys.readouterr().out
+    for algorithm, more in (("globediff", ["state_model_update.steps=0"]), ("mappo", []), ("oracle", [])):
+        fast_trainer(algorithm, *unlimited, *more)
+        assert capsys.readouterr().out.count("no row will have a return") == 1
 
 
 def test_two_runs_of_one_seed_are_equal_and_another_seed_differs(fast_trainer, progress, tmp_path):

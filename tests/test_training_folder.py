@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from globediff_torchrl import UserError, make_trainer
 from globediff_torchrl.training import assembly
+from globediff_torchrl.training.results import _say
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -121,3 +122,17 @@ def test_a_resume_of_a_run_of_another_version_passes_over_an_entry_that_is_gone(
     assert make_trainer(resume=finished, total_frames=160).train()["frames"] == 160
     with pytest.raises(UserError, match=r"Unknown entry 'pretrain.step': did you mean 'pretrain.steps'"):
         make_trainer(resume=finished, overrides=["+pretrain.step=5"])
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        ({"deterministic": 1.5, "stochastic": 0.25}, "Final return 1.500 deterministic, 0.250 stochastic; 1,000 f"),
+        ({"deterministic": 1.5}, "Final return 1.500 deterministic; 1,000 f"),
+        ({"stochastic": 0.25}, "Final return 0.250 stochastic; 1,000 f"),
+        ({}, "Results in"),
+    ],
+)
+def test_a_run_ends_also_where_crashes_took_all_episodes_of_a_mode(found, says, tmp_path, capsys):
+    _say({**{f"{mode}/return": value for mode, value in found.items()}, "frames_per_second": 1000.0}, tmp_path)
+    assert capsys.readouterr().out.startswith(says)

@@ -40,18 +40,19 @@ class EpisodeFigure:
     def __init__(self, episode: Episode) -> None:
         self.episode = episode
         layout = episode.layout
-        self._slices = layout.slices
+        self._slices, self._inferred = layout.slices, episode.inferred_layout.slices  # of the map, of the inference
         self._positions = [f for f in layout.features if f.kind == "position" and f.size == 2]
         self._bodies: dict[str, int] = {}  # full name of an agent's own position -> agent
         for feature in self._positions:
             if feature.owner is not None and feature.owner not in self._bodies.values():
                 self._bodies[feature.full_name] = feature.owner  # an agent's own comes before its goals
         self._uncertain = self._choose_uncertain()
-        coloured = [f for f in self._positions if f.full_name in self._uncertain]
+        facts = self._choose_facts()
+        coloured = [f for f in self._positions if f.full_name in self._uncertain or self._tells_whose(f, facts)]
         self._colours = {f.full_name: COLOURS[i % len(COLOURS)] for i, f in enumerate(coloured)}
         self.truth, self.clouds, self.means, self.facts = {}, {}, {}, {}
         self._labels, self._trails = {}, {}
-        self._build(self._choose_facts())
+        self._build(facts)
 
     # ---------------------------------------------------------------------------------------------- what is drawn
     def _errors(self) -> dict[str, float]:
@@ -59,9 +60,9 @@ class EpisodeFigure:
         episode = self.episode
         if episode.hypotheses is None:
             return {}
-        squares = (episode.hypotheses - episode.state.unsqueeze(1)).square().mean(1)  # [T, d_s]
+        squares = (episode.hypotheses - episode.truth.unsqueeze(1)).square().mean(1)  # [T, d_t]
         errors = {}
-        for name, where in self._slices.items():
+        for name, where in self._inferred.items():
             scale = episode.scale[where].square().sum().sqrt().clamp(min=1e-6)
             errors[name] = float((squares[:, where].sum(-1).sqrt() / scale).max())
         return errors
@@ -69,24 +70,29 @@ class EpisodeFigure:
     def _choose_uncertain(self) -> dict[str, float]:
         """Full name -> error, the greatest first, of what the hypotheses leave open."""
         errors = self._errors()
-        open_ = {name: error for name, error in errors.items() if error > UNCERTAIN}
-        if errors and not any(f.full_name in open_ for f in self._positions):
+        places = [f.full_name for f in self._positions if f.full_name in errors]
+        open_ = {name: error for name, error in errors.items() if error > UNCERTAIN or not places}
+        if not any(name in open_ for name in places):
             # all is known: the answers are shown at least where the landmarks are
-            open_ |= {f.full_name: 0.0 for f in self._positions if f.full_name not in self._bodies}
+            open_ |= {name: 0.0 for name in places if name not in self._bodies}
         return dict(sorted(open_.items(), key=lambda item: -item[1]))
 
     def _choose_facts(self) -> list[Feature]:
         """What stands beside the map: facts that belong to nothing on it first, then what is most uncertain."""
         on_map = {f.entity for f in self._positions}
-        others = [f for f in self.episode.layout.features if f.kind != "position"]
+        others = [f for f in self.episode.inferred_layout.features if f.kind != "position"]
         chosen = [f for f in others if f.entity not in on_map or f.full_name in self._uncertain]
         return sorted(chosen, key=lambda f: (f.entity in on_map, -self._uncertain.get(f.full_name, 0.0)))[:FACTS]
+
+    def _tells_whose(self, position: Feature, facts: list[Feature]) -> bool:
+        """Whether a position that is not inferred itself has a colour for the panels of its entity."""
+        return position.full_name not in self._inferred and position.entity in {f.entity for f in facts}
 
     def _extent(self) -> tuple[Tensor, Tensor]:
         """Lower and upper corner ``[2]`` of all that the episode shows, outlying hypotheses left out."""
         points = [self.episode.state[:, self._slices[f.full_name]] for f in self._positions]
         for name in self._colours:
-            points += bulk(self.episode, self._slices[name])
+            points += bulk(self.episode, self._inferred[name]) if name in self._inferred else []
         low, high = torch.cat(points).amin(0), torch.cat(points).amax(0)
         centre, half = (low + high) / 2, (high - low) / 2
         widest = half.max().clamp(min=1e-3)
@@ -143,7 +149,8 @@ class EpisodeFigure:
         style = {"marker": "o", "ms": 13} if body is not None else {"marker": "*", "ms": 17}
         if body is None and colour is None:
             style = {"marker": "s", "ms": 7}
-        if colour is not None and self.episode.hypotheses.shape[1] > 1:
+        drawn = colour is not None and name in self._inferred
+        if drawn and self.episode.hypotheses.shape[1] > 1:
             self.clouds[name] = dots(self.map, colour)
         if body is not None:
             (self._trails[name],) = self.map.plot([], [], color=face, lw=1.2, alpha=0.4, zorder=1)
@@ -156,7 +163,7 @@ class EpisodeFigure:
                 0, 0, str(feature.owner), color="white", fontsize=8 if body is not None else 6.5, fontweight="bold",
                 ha="center", va="center_baseline", zorder=5, clip_on=True,
             )  # fmt: skip
-        if colour is not None:
+        if drawn:
             self.means[name] = cross(self.map, colour)
 
     def _add_legend(self, width: float, facts: bool) -> None:
@@ -205,10 +212,10 @@ class EpisodeFigure:
             if name in self._trails:
                 self._trails[name].set_data(path[-TRAIL - 1 :, 0], path[-TRAIL - 1 :, 1])
             if name in self.clouds:
-                cloud = episode.hypotheses[t][:, self._slices[name]]
+                cloud = episode.hypotheses[t][:, self._inferred[name]]
                 self.clouds[name].set_data(cloud[:, 0], cloud[:, 1])
             if name in self.means:
-                mean = episode.mean[t, self._slices[name]]
+                mean = episode.mean[t, self._inferred[name]]
                 self.means[name].set_data(mean[:1], mean[1:])
         for panel in self.facts.values():
             panel.show(t)

@@ -30,11 +30,11 @@ class FactPanel:
 
     def __init__(self, axes: object, episode: Episode, feature: Feature, colour: str) -> None:
         self.axes, self.episode, self.feature = axes, episode, feature
-        self._where = episode.layout.slices[feature.full_name]
+        self._where = episode.inferred_layout.slices[feature.full_name]
         self._name = feature.full_name.replace("_", " ")
         self._plane = feature.size == 2
         quiet(axes, bins=3)
-        points = torch.cat([episode.state[:, self._where], *bulk(episode, self._where)])
+        points = torch.cat([episode.truth[:, self._where], *bulk(episode, self._where)])
         low, high = float(points.min()), float(points.max())
         pad = 0.2 * max(high - low, 1e-3)
         axes.set(xlim=(low - pad, high + pad))
@@ -56,7 +56,7 @@ class FactPanel:
 
     def show(self, t: int) -> None:
         """Moves to step ``t``, counted from 0."""
-        self._place(self.truth, self.episode.state[t : t + 1, self._where])
+        self._place(self.truth, self.episode.truth[t : t + 1, self._where])
         if self.cloud is not None:
             hypotheses = self.episode.hypotheses[t][:, self._where]
             self._place(self.cloud, hypotheses)
@@ -81,7 +81,7 @@ class FactPanel:
         """How many hypotheses are right, where right and wrong are two things."""
         if self.cloud is None or self.feature.kind not in ("flag", "type"):
             return ""
-        hypotheses, truth = self.episode.hypotheses[t][:, self._where], self.episode.state[t, self._where]
+        hypotheses, truth = self.episode.hypotheses[t][:, self._where], self.episode.truth[t, self._where]
         right = int(((hypotheses - truth).abs() < 0.5).all(-1).sum())
         return f": {right} of {len(hypotheses)} right"
 

@@ -29,14 +29,16 @@ class Episode:
     """One episode and what one agent inferred in each of its ``T`` steps.
 
     Args:
-        task: what the environment asks; ``task.state_layout`` says what the numbers of a state are.
+        task: what the environment asks; ``task.state_layout`` says what the numbers of a state are,
+            ``task.inferred_layout`` those of ``truth``, ``hypotheses`` and ``mean``.
         agent: whose inference it is; None where nothing is inferred, or once for the team.
         state: true states ``[T, d_s]``, each as it was when the agents chose their actions.
         returns: return up to and including the step ``[T]``, mean over agents.
         inference: one line on how the state was inferred.
-        hypotheses: ``[T, S, d_s]``, or None without a state model; S = 1 where the model gives but one answer.
-        mean: ``[T, d_s]``: the model's own estimate of the mean, else the mean of the hypotheses; or None.
-        scale: ``[d_s]``, the spread of each number in the data that the state model was trained on.
+        truth: ``[T, d_t]``, what is to be inferred as it is; None for the state.
+        hypotheses: ``[T, S, d_t]``, or None without a state model; S = 1 where the model gives but one answer.
+        mean: ``[T, d_t]``: the model's own estimate of the mean, else the mean of the hypotheses; or None.
+        scale: ``[d_t]``, the spread of each number in the data that the state model was trained on.
     """
 
     task: Task
@@ -44,13 +46,22 @@ class Episode:
     state: Tensor
     returns: Tensor
     inference: str
+    truth: Tensor | None = None
     hypotheses: Tensor | None = None
     mean: Tensor | None = None
     scale: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.truth is None:
+            object.__setattr__(self, "truth", self.state)
+
     @property
     def layout(self) -> FeatureLayout:
         return self.task.state_layout
+
+    @property
+    def inferred_layout(self) -> FeatureLayout:
+        return self.task.inferred_layout
 
 
 def record_episode(
@@ -71,9 +82,10 @@ def record_episode(
 
     Every position of the state is drawn where it is. What the agent is not sure of has a colour of its own: its true
     place a star (a disc for an agent), each hypothesis a dot, their mean a cross; hidden facts that are no positions
-    stand in panels beside it. The dots are samples of the policy's state model for the agent's x, as it draws them
-    under ``ExplorationType.RANDOM``; hypothesis ``i`` has the same latent and noise in every step, so that the cloud
-    moves only as x does. A policy without a state model gets the truth alone.
+    stand in panels beside it. Where a target of its own is inferred, as with SMAX's ``state_target="relative"``, the
+    map shows the true state, with a colour for whatever a panel is about. The dots are samples of the policy's state
+    model for the agent's x, as it draws them under ``ExplorationType.RANDOM``; hypothesis ``i`` has the same latent and
+    noise in every step, so that the cloud moves only as x does. A policy without a state model gets the truth alone.
 
     Args:
         env: an environment of ``make_env`` or ``wrap_env``, used for nothing else; one copy (``num_envs=1``) is enough.
@@ -140,6 +152,8 @@ def run_episode(
         "state": rollout.get(keys.STATE).cpu(),
         "returns": rollout.get(("next", *keys.EPISODE_REWARD)).mean((-1, -2)).cpu(),
     }
+    if task.target_layout is not None:
+        facts["truth"] = rollout.get(keys.TARGET_STATE)[:, agent].cpu()
     model = state_model_of(policy)
     if model is None:
         return Episode(**facts, agent=None, inference="nothing is inferred")
@@ -194,6 +208,21 @@ def draw_hypotheses(
     return drawn, torch.stack(means)
 
 
+def check_drawable(task: Task) -> None:
+    """Refuses a task without positions in its state: there would be no map.
+
+    Raises:
+        UserError: names what the state has.
+    """
+    layout = task.state_layout
+    if not any(feature.kind == "position" and feature.size == 2 for feature in layout.features):
+        names = ", ".join(layout.names[:8]) + (", ..." if len(layout.names) > 8 else "")
+        raise UserError(
+            f"{task.name} cannot be drawn: its state has no feature of kind 'position' with two numbers (it has "
+            f"{names}). Give wrap_env a state_layout that says which numbers are positions, or leave the video away."
+        )
+
+
 def _check(
     env: EnvBase,
     path: Path,
@@ -205,18 +234,7 @@ def _check(
     fps: int,
 ) -> None:
     task = task_of(env, "record_episode")
-    if task.target_layout is not None:
-        raise UserError(
-            f"a video draws what is inferred over the whole state, but {task.name} was made to infer something else "
-            f"({', '.join(task.target_layout.names[:3])}, ...): make it with state_target=absolute."
-        )
-    layout = task.state_layout
-    if not any(feature.kind == "position" and feature.size == 2 for feature in layout.features):
-        names = ", ".join(layout.names[:8]) + (", ..." if len(layout.names) > 8 else "")
-        raise UserError(
-            f"{task.name} cannot be drawn: its state has no feature of kind 'position' with two numbers (it has "
-            f"{names}). Give wrap_env a state_layout that says which numbers are positions, or leave the video away."
-        )
+    check_drawable(task)
     if path.suffix not in SUFFIXES:
         raise UserError(f"the path of a video must end in .gif (or .png, for one step), got {str(path)!r}.")
     if (path.suffix == ".png") != (step is not None):

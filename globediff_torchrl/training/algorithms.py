@@ -19,6 +19,7 @@ from torchrl.modules import ValueNorm
 
 from globediff_torchrl import keys
 from globediff_torchrl.envs import make_env
+from globediff_torchrl.envs.task import AUX_KINDS
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.policies import add_memory, make_actor, make_critic
 from globediff_torchrl.state_models import make_state_model
@@ -87,6 +88,12 @@ def make_team(config: DictConfig, env: EnvBase) -> Team:
     unfit = [name for name in algorithm.inputs if name not in INPUTS]
     if unfit:
         raise unknown("actor input", unfit[0], INPUTS)
+    if "aux_observation" in algorithm.inputs and env.task.aux is None:
+        entry = "env.aux" if algorithm.aux == "default" else "algorithm.aux"
+        raise UserError(
+            f"algorithm.inputs has aux_observation, for which an x is expected, but {entry} is null and none is built: "
+            f"set {entry} to one of {', '.join(AUX_KINDS)}, or leave aux_observation away."
+        )
     if algorithm.state_model is None and algorithm.reads is not None:
         raise UserError(
             f"algorithm.reads={algorithm.reads} reads an inferred state, but algorithm={algorithm.name} has no state "

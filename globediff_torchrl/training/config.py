@@ -16,6 +16,7 @@ from yaml import YAMLError
 from globediff_torchrl.envs.smac_maps import is_generated
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.files import replacing
+from globediff_torchrl.state_models.presets import PRESETS
 from globediff_torchrl.training import entries
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -30,7 +31,19 @@ def smac_family(name: str) -> str:
     return "smacv2" if is_generated(str(name)) else "smac"
 
 
+def script_width(preset: str | None, denoiser: str | None) -> int | None:
+    """The width that GlobeDiff's file gives a denoiser; None for the preset's own.
+
+    128 is the light environments' width of a plain or gated network. A U-Net's counts channels, which double at each
+    level: it gets the paper's.
+    """
+    if preset == "paper":
+        return None
+    return PRESETS["paper"]["width"] if denoiser == "unet" else 128
+
+
 OmegaConf.register_new_resolver("smac_family", smac_family, replace=True)
+OmegaConf.register_new_resolver("script_width", script_width, replace=True)
 
 
 def config_dir() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ OPEN = {
     "training.actor": "an argument of make_actor that no file lists",
     "training.critic": "an argument of make_critic that no file lists",
 }
+
+ELSEWHERE = ("seed", "device")  # arguments of a simulator's too, but the root's entries
 
 
 @cache
@@ -77,15 +79,36 @@ def unknown_entry(name: str, known: Mapping[str, Any]) -> UserError:
             f"Set them one by one: {next(iter(_siblings(f'{name}.', known)))}=..."
         )
     section = next((section for section in OPEN if name.startswith(f"{section}.")), None)
+    last = name.rpartition(".")[2]
+    if section == "env.kwargs" and own_entry(last, known["env"]):
+        return not_an_argument(last, known["env"])
     if section is not None:
         return _not_listed(name, section, known)
-    last = name.rpartition(".")[2]
     meant = difflib.get_close_matches(name, paths, n=1)
     meant += [path for path in paths if path.rpartition(".")[2] == last and path not in meant]
     error = unknown("entry", name, dict.fromkeys([*meant, *_siblings(name, known)]))
-    if name.startswith("env."):
+    if name.startswith("env.") and not own_entry(last, known["env"]):
         return UserError(f"{error} {OPEN['env.kwargs'].capitalize()} stands in env.kwargs: +env.kwargs.{last}=...")
     return error
+
+
+def own_entry(argument: str, env: Container[str]) -> str | None:
+    """The entry of its own that an argument of the simulator has, beside which ``env.kwargs`` would not be read.
+
+    Args:
+        env: the entries of ``env``.
+    """
+    if argument in ELSEWHERE:
+        return argument
+    return f"env.{argument}" if argument in env and argument != "kwargs" else None
+
+
+def not_an_argument(name: str, env: Container[str]) -> UserError:
+    """The error for an argument under ``env.kwargs`` that has an entry of its own."""
+    return UserError(
+        f"env.kwargs is expected to hold arguments of the simulator that have no entry of their own, got {name}: set "
+        f"{own_entry(name, env)}=... in place of env.kwargs.{name}."
+    )
 
 
 def _not_listed(name: str, section: str, known: Mapping[str, Any]) -> UserError:

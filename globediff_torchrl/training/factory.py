@@ -20,6 +20,7 @@ from globediff_torchrl.training.assembly import assemble
 from globediff_torchrl.training.checkpoint import FOLDER, load_newest
 from globediff_torchrl.training.imports import import_modules
 from globediff_torchrl.training.results import SUMMARY, WEIGHTS
+from globediff_torchrl.training.task_check import check_task
 from globediff_torchrl.training.trainer import MAPPOTrainer
 from globediff_torchrl.training.validation import validate
 
@@ -106,6 +107,7 @@ def trainer_from_config(config: DictConfig, overrides: Sequence[str] = ()) -> MA
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     env = _environment(config)
+    check_task(config, env.task)
     team = make_team(config, env)
     with _writing(output):
         output.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from torchrl.envs import EnvBase
 from tqdm import tqdm
 
 from globediff_torchrl.errors import UserError, check_device
+from globediff_torchrl.evaluation.episodes import MODES
 from globediff_torchrl.evaluation.figures import learning_curve
 from globediff_torchrl.files import replacing
 from globediff_torchrl.training.algorithms import env_from_config, make_team
@@ -70,11 +71,10 @@ def withdraw_results(output: Path) -> None:
 
 
 def _say(results: dict[str, Any], output: Path) -> None:
-    if "deterministic/return" in results:
-        tqdm.write(
-            f"Final return {results['deterministic/return']:.3f} deterministic, {results['stochastic/return']:.3f} "
-            f"stochastic; {results['frames_per_second']:,.0f} frames a second."
-        )
+    # a mode all of whose episodes a crash of the simulator took has none
+    returns = [f"{results[f'{mode}/return']:.3f} {mode}" for mode in MODES if f"{mode}/return" in results]
+    if returns:
+        tqdm.write(f"Final return {', '.join(returns)}; {results['frames_per_second']:,.0f} frames a second.")
     tqdm.write(f"Results in {output}: summary.json, progress.csv, learning_curve.png, {WEIGHTS}, checkpoints/")
 
 

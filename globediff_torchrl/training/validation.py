@@ -15,6 +15,7 @@ from globediff_torchrl.errors import UserError, check_device, unknown
 from globediff_torchrl.policies.recurrent import RECURRENT
 from globediff_torchrl.state_models import STATE_MODELS
 from globediff_torchrl.training import config as configuration
+from globediff_torchrl.training.entries import not_an_argument, own_entry
 from globediff_torchrl.training.true_inferences import UPDATE_INPUTS
 
 Check = tuple[str, Callable[[Any], bool]]  # what is expected, and whether a value is that
@@ -50,6 +51,7 @@ HIDDEN: Check = (
     lambda v: v is None or (isinstance(v, (str, list, ListConfig)) and len(v) > 0),
 )
 NAMES: Check = ("a list of names", lambda v: isinstance(v, (list, ListConfig)))
+ARGUMENTS: Check = ("arguments by name, or {} for none", lambda v: v is None or isinstance(v, (dict, DictConfig)))
 
 CHECKS: dict[Check, tuple[str, ...]] = {
     POSITIVE: (
@@ -104,7 +106,10 @@ CHECKS: dict[Check, tuple[str, ...]] = {
     COUNT_OR_NULL: ("env.restart_every", "evaluation.num_envs", "state_model_update.max_steps"),
     HIDDEN: ("env.hide",),
     NAMES: ("algorithm.inputs",),
+    ARGUMENTS: ("env.kwargs",),
 }
+# 1e6 is a float in YAML, and torch takes none where it counts
+WHOLE = (COUNT, COUNT_OR_NONE, SEED, SIZES, LIMIT, CHUNK, BATCH, COUNT_OR_NULL)
 CHOICES = {
     "training.update_input": UPDATE_INPUTS,
     "training.actor.recurrent": RECURRENT,
@@ -118,7 +123,7 @@ CHOICES = {
 
 
 def validate(config: DictConfig) -> None:
-    """Checks the numbers, names and the device of a configuration.
+    """Checks the numbers, names and the device of a configuration; writes whole numbers such as 1e6 as integers in it.
 
     Raises:
         UserError: names the entry, what it must be, what it is, and its default.
@@ -133,6 +138,8 @@ def validate(config: DictConfig) -> None:
             if not fits(value):
                 default = _default(name, config.env.family)
                 raise UserError(f"{name} must be {expected}, got {_show(value)}; the default is {default}.")
+            if (expected, fits) in WHOLE:
+                _write_whole(config, name, value)
     for name, known in CHOICES.items():
         if _of_another_family(name, config):
             continue
@@ -140,8 +147,37 @@ def validate(config: DictConfig) -> None:
         if value not in known:
             raise unknown(name, value, known)
     _check_names(config)
+    if config.resume is None:  # a run of before was made with what it passed over
+        _check_kwargs(config)
+        _check_aux(config)
     _check_buffer(config)
     check_device(config.device)
+
+
+def _write_whole(config: DictConfig, name: str, value: Any) -> None:
+    """Puts integers where an entry holds floats without a fraction."""
+    if isinstance(value, float):
+        OmegaConf.update(config, name, int(value))
+    elif isinstance(value, (list, ListConfig)) and any(isinstance(size, float) for size in value):
+        OmegaConf.update(config, name, [int(size) for size in value])
+
+
+def _check_kwargs(config: DictConfig) -> None:
+    """Refuses under ``env.kwargs`` what has an entry of its own, whose value would go before it."""
+    for name in config.env.kwargs or {}:
+        if own_entry(name, config.env):
+            raise not_an_argument(name, config.env)
+
+
+def _check_aux(config: DictConfig) -> None:
+    """Refuses an ``env.aux`` that the algorithm's own x would replace."""
+    env, algorithm = config.env.aux, config.algorithm
+    if "default" not in (env, algorithm.aux) and env != algorithm.aux:
+        raise UserError(
+            f"env.aux is expected to be default where the algorithm says what x is, got {_show(env)}: "
+            f"algorithm={algorithm.name} has algorithm.aux = {_show(algorithm.aux)}, which goes before it. Leave "
+            f"env.aux away, or set algorithm.aux={'null' if env is None else env}."
+        )
 
 
 def _check_names(config: DictConfig) -> None:

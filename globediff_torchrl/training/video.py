@@ -20,12 +20,15 @@ def write_video(trainer: MAPPOTrainer) -> None:
     """Writes ``episode.gif``, an episode of the trained policy on an environment and a seed of the evaluation's.
 
     Raises:
-        UserError: the state has no positions to draw.
+        UserError: the state has no positions to draw; ``check_task`` says so before the training.
     """
     config, path = trainer.config, trainer.output / VIDEO
     seed = config.evaluation.seed
     with preserve_vmas_rng():
         env = env_from_config(config, num_envs=1, seed=seed)
-    record_episode(env, trainer.team.policy, path, seed=seed, progress=config.progress)
+    try:
+        record_episode(env, trainer.team.policy, path, seed=seed, progress=config.progress)
+    finally:
+        env.close()  # its engine, where it has one
     if config.progress:
         tqdm.write(f"An episode with what was inferred: {path}")
