@@ -158,6 +158,56 @@ def test_a_run_that_dies_is_resumed_from_its_last_checkpoint(fast_trainer, tmp_p
     assert [row["frames"] for row in progress(tmp_path / "run")] == ["80.0", "160.0", "240.0", "320.0"]
 
 
+class Probe:
+    """What a hook of one's own may be: a network drawn when it is made, and a count."""
+
+    def __init__(self):
+        self.network, self.batches = torch.nn.Linear(2, 2), 0
+
+    def __call__(self, batch):
+        self.batches += 1
+
+    def state_dict(self):
+        return {"network": self.network.state_dict(), "batches": self.batches}
+
+    def load_state_dict(self, state_dict):
+        self.network.load_state_dict(state_dict["network"])
+        self.batches = state_dict["batches"]
+
+    def register(self, trainer):
+        trainer.register_op("pre_steps_log", self)
+        trainer.register_module("probe", self)
+        return self
+
+
+def test_a_module_that_is_registered_after_make_trainer_goes_on_where_it_was_and_so_does_all_else(
+    fast_trainer, tmp_path
+):
+    whole = fast_trainer("mappo", iterations=2, folder="whole")
+    first = Probe().register(whole)
+    whole.train()
+    parts = fast_trainer("mappo", iterations=2, folder="parts")
+    Probe().register(parts)
+    stop_at(parts, 80).train()
+    resumed = fast_trainer("mappo", iterations=2, folder="parts", resume=tmp_path / "parts")
+    probe = Probe().register(resumed)
+    assert probe.batches == 1 and torch.equal(probe.network.weight, first.network.weight)
+    resumed.train()
+    assert probe.batches == 2
+    same(whole, resumed)
+
+
+def test_a_module_that_does_not_fit_the_checkpoint_or_is_not_in_it_is_named(fast_trainer, tmp_path, capsys):
+    trainer = fast_trainer("mappo", iterations=1)
+    Probe().register(trainer)
+    trainer.train()
+    resumed = fast_trainer("mappo", iterations=1, resume=tmp_path / "run")
+    with pytest.raises(UserError, match=r"module probe does not take what .*checkpoint-.* Register that one"):
+        resumed.register_module("probe", torch.nn.Linear(2, 2))
+    resumed.register_module("other", Probe())
+    assert "holds nothing of other" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("change", ["training.lr=0.5", "env.scenario=gates", "seed=5"])
 def test_a_resume_with_another_configuration_is_refused_and_nothing_is_touched(fast_trainer, tmp_path, change):
     fast_trainer("globediff", iterations=1)

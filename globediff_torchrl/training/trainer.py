@@ -15,7 +15,7 @@ from globediff_torchrl.envs import describe_hidden
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.files import disk_trouble
 from globediff_torchrl.training.algorithms import Team
-from globediff_torchrl.training.checkpoint import StopOnSignal
+from globediff_torchrl.training.checkpoint import StopOnSignal, load_module
 from globediff_torchrl.training.hooks import Table
 from globediff_torchrl.training.results import withdraw_results, write_results
 
@@ -29,9 +29,11 @@ class MAPPOTrainer(Trainer):
         env: the training environments.
         output: folder of the results.
         table: everything that was logged, one row an iteration.
+        resumed_from: the checkpoint that a resumed run goes on from, until it trains.
     """
 
     takes_signals = True  # False for a run within a run, whose end would not be the whole run's
+    resumed_from: Path | None = None
 
     def __init__(self, config: DictConfig, team: Team, env: EnvBase, output: Path, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -40,6 +42,16 @@ class MAPPOTrainer(Trainer):
         self.config, self.team, self.env, self.output = config, team, env, output
         self.table = Table(self, output / "progress.csv")
         self.results: dict[str, Any] = {}
+
+    def register_module(self, module_name: str, module: Any) -> None:
+        """Registers what goes into the checkpoints; in a resumed run it is brought to where it was in that run.
+
+        Raises:
+            UserError: see :func:`~globediff_torchrl.training.checkpoint.load_module`.
+        """
+        super().register_module(module_name, module)
+        if self.resumed_from is not None:  # hooks of one's own come after make_trainer, which has loaded the rest
+            load_module(self, module_name, self.resumed_from)
 
     def _log(self, log_pbar: bool = False, **scalars: Any) -> None:
         self.table.add(scalars)
@@ -60,6 +72,7 @@ class MAPPOTrainer(Trainer):
                 write_results(self)  # a run killed behind its last checkpoint has not written them
                 return self.results
             withdraw_results(self.output)  # of a run that ended and is resumed
+            self.resumed_from = None  # new checkpoints take its place
             with StopOnSignal(self) if self.takes_signals else nullcontext():
                 super().train()
         except UserError:
