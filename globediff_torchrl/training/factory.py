@@ -118,6 +118,8 @@ def trainer_from_config(config: DictConfig, overrides: Sequence[str] = ()) -> MA
             return trainer  # nothing will be done by this configuration: what the run was made with stays written
         if frame is not None or output / WEIGHTS not in left:
             left = []  # a policy whose checkpoints are gone is nowhere else
+    if trainer.pretraining is not None:
+        trainer.pretraining.check()
     with _writing(output):
         _put_aside(output, left, config.resume is not None)
     configuration.save(config, output / "config.yaml")

@@ -17,6 +17,7 @@ from globediff_torchrl.files import disk_trouble
 from globediff_torchrl.training.algorithms import Team
 from globediff_torchrl.training.checkpoint import StopOnSignal, load_module
 from globediff_torchrl.training.hooks import Table
+from globediff_torchrl.training.pretrain import Pretraining
 from globediff_torchrl.training.results import withdraw_results, write_results
 
 
@@ -30,10 +31,12 @@ class MAPPOTrainer(Trainer):
         output: folder of the results.
         table: everything that was logged, one row an iteration.
         resumed_from: the checkpoint that a resumed run goes on from, until it trains.
+        pretraining: the hook that fits the state model, None where none is fitted.
     """
 
     takes_signals = True  # False for a run within a run, whose end would not be the whole run's
     resumed_from: Path | None = None
+    pretraining: Pretraining | None = None
 
     def __init__(self, config: DictConfig, team: Team, env: EnvBase, output: Path, **kwargs: Any) -> None:
         super().__init__(**kwargs)
