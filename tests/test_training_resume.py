@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from stopped_runs import checkpoints, same, stop_at
 
 from globediff_torchrl import TrainingError, UserError, make_trainer
@@ -112,6 +115,38 @@ def test_a_complete_run_goes_on_with_more_frames(fast_trainer, tmp_path, progres
     assert [row["frames"] for row in progress(tmp_path / "run")] == ["80.0", "160.0", "240.0"]
 
 
+@pytest.fixture
+def without_checkpoints(fast_trainer, tmp_path):
+    """The folder of a run that has ended and keeps its results alone."""
+    fast_trainer("mappo", iterations=1).train()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    return tmp_path / "run"
+
+
+def test_a_complete_run_without_checkpoints_leaves_its_video_and_stays_as_it_is(without_checkpoints, capsys):
+    before = {path: path.read_bytes() for path in without_checkpoints.rglob("*") if path.is_file()}
+    resumed = make_trainer(resume=without_checkpoints, overrides=["video=true"])
+    weights = load_file(without_checkpoints / "policy.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in resumed.team.policy.state_dict().items())
+    assert resumed.collected_frames == 80 and "has no checkpoint any more" in capsys.readouterr().out
+    results = resumed.train()
+    assert results == json.loads((without_checkpoints / "summary.json").read_text())
+    after = {path: path.read_bytes() for path in without_checkpoints.rglob("*") if path.is_file()}
+    assert after.pop(without_checkpoints / "episode.gif") and after == before
+
+
+def test_a_complete_run_without_checkpoints_is_not_begun_anew_for_more_frames(without_checkpoints):
+    before = sorted(without_checkpoints.rglob("*"))
+    with pytest.raises(UserError, match=r"to 160 frames, but no whole checkpoint .* ended at 80; expected one in"):
+        make_trainer(resume=without_checkpoints, total_frames=160)
+    assert sorted(without_checkpoints.rglob("*")) == before
+
+
+def test_a_run_without_checkpoints_that_has_not_ended_begins_anew(without_checkpoints):
+    (without_checkpoints / "policy.safetensors").unlink()
+    assert make_trainer(resume=without_checkpoints).train()["frames"] == 80
+
+
 def test_a_signal_ends_the_run_with_a_checkpoint_and_gives_the_handler_back(fast_trainer, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     trainer = fast_trainer("mappo", iterations=4)
@@ -216,6 +251,25 @@ def test_a_resume_with_another_configuration_is_refused_and_nothing_is_touched(f
     with pytest.raises(UserError, match=rf"has {name} = .* but '?{value}'? was asked for"):
         fast_trainer("globediff", change, iterations=1, resume=tmp_path / "run")
     assert (tmp_path / "run" / "config.yaml").read_text() == saved
+
+
+@pytest.mark.parametrize("change", ["pretrain.steps=9", "pretrain.frames=240", "pretrain.behaviour=mappo"])
+def test_another_pretraining_is_refused_once_it_is_over(fast_trainer, tmp_path, change):
+    fast_trainer("globediff", iterations=1).train()
+    saved = (tmp_path / "run" / "config.yaml").read_text()
+    name, _, value = change.partition("=")
+    with pytest.raises(UserError, match=rf"has {name} = .* its pretraining is over, but '?{value}'? was asked for"):
+        make_trainer(resume=tmp_path / "run", total_frames=160, overrides=[change])
+    assert (tmp_path / "run" / "config.yaml").read_text() == saved
+
+
+def test_a_run_killed_in_its_pretraining_may_go_on_with_another_one(fast_trainer, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(_Run, "advance", kill)
+        fast_trainer("globediff", iterations=1).train()
+    resumed = make_trainer(resume=tmp_path / "run", overrides=["pretrain.steps=2"])
+    assert resumed.train()["complete"]
+    assert (tmp_path / "run" / "pretraining.csv").read_text().splitlines()[-1].startswith("2")
 
 
 def test_a_refusal_to_resume_names_what_differs(fast_trainer, tmp_path):

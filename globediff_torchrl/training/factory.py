@@ -19,7 +19,7 @@ from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.assembly import assemble
 from globediff_torchrl.training.checkpoint import FOLDER, load_newest
 from globediff_torchrl.training.imports import import_modules
-from globediff_torchrl.training.results import SUMMARY, WEIGHTS
+from globediff_torchrl.training.results import SUMMARY, WEIGHTS, load_ended
 from globediff_torchrl.training.trainer import MAPPOTrainer
 from globediff_torchrl.training.validation import validate
 
@@ -113,7 +113,9 @@ def trainer_from_config(config: DictConfig, overrides: Sequence[str] = ()) -> MA
     trainer = assemble(config, env, team, output)
     if config.resume is not None:
         frame = load_newest(trainer, output)
-        tqdm.write(f"Resuming {output} at frame {frame or 0}.")
+        if frame is None and load_ended(trainer):
+            tqdm.write(f"{output} has no checkpoint any more: the policy is that of {WEIGHTS}, the critic a new one.")
+        tqdm.write(f"Resuming {output} at frame {trainer.collected_frames}.")
         if trainer.collected_frames >= trainer.total_frames:
             return trainer  # nothing will be done by this configuration: what the run was made with stays written
         if frame is not None or output / WEIGHTS not in left:

@@ -18,7 +18,7 @@ from globediff_torchrl.training.algorithms import Team
 from globediff_torchrl.training.checkpoint import StopOnSignal, load_module
 from globediff_torchrl.training.hooks import Table
 from globediff_torchrl.training.pretrain import Pretraining
-from globediff_torchrl.training.results import withdraw_results, write_results
+from globediff_torchrl.training.results import film, withdraw_results, write_results
 
 
 class MAPPOTrainer(Trainer):
@@ -72,7 +72,10 @@ class MAPPOTrainer(Trainer):
         try:
             if self.collected_frames >= self.total_frames:
                 tqdm.write(f"{self.output} is complete at {self.collected_frames} frames; nothing to train.")
-                write_results(self)  # a run killed behind its last checkpoint has not written them
+                if self.results:  # they are those of its own summary, and there is no table to make them from
+                    film(self)
+                else:
+                    write_results(self)  # a run killed behind its last checkpoint has not written them
                 return self.results
             withdraw_results(self.output)  # of a run that ended and is resumed
             self.resumed_from = None  # new checkpoints take its place
