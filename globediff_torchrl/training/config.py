@@ -159,6 +159,16 @@ def as_dict(node: Any) -> dict[str, Any]:
     return {} if node is None else OmegaConf.to_container(node, resolve=True)
 
 
+def env_of(run: str | Path) -> str:
+    """The environment of an earlier run; the default one where it cannot be read, which :func:`resumed` says."""
+    try:
+        env = OmegaConf.load(Path(run) / "config.yaml").env
+        family, scenario = env.family, env.scenario
+    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
+        return "vmas/hunt"
+    return f"{family}/{scenario}" if main_config(family) in choices("env") else "vmas/hunt"
+
+
 FIXED = ("env", "algorithm", "training", "seed")  # what must not change between a run and its resume
 # but for how long a simulator is waited for and how often it is replaced: a run that ended on its timeouts goes on
 GUARD = ("step_timeout", "reset_timeout", "engine_timeout", "retries", "restart_every")

@@ -48,7 +48,8 @@ def make_trainer(
     """The trainer that ``python benchmarks/<family>.py`` runs, for a script of one's own.
 
     Args:
-        env: ``"<family>/<scenario>"``, see :func:`~globediff_torchrl.envs.available_envs`; by default ``"vmas/hunt"``.
+        env: ``"<family>/<scenario>"``, see :func:`~globediff_torchrl.envs.available_envs`; by default ``"vmas/hunt"``,
+            or that of the run to resume.
         algorithm: a file of ``configs/algorithm``: globediff (default), mappo, mappo_joint, regressor, oracle, ...
         total_frames: environment steps of all environments together; rounded up to whole batches.
         seed: of the networks, the environments and the sampling; 0 by default.
@@ -69,7 +70,8 @@ def make_trainer(
             "environments itself, by name. docs/extending.md gives one of your own a name, docs/own-loop.md trains on "
             "an environment that is there."
         )
-    family, _, scenario = ("vmas/hunt" if env is None else env).partition("/")
+    known = "vmas/hunt" if resume is None else configuration.env_of(resume)  # each family has entries of its own
+    family, _, scenario = (known if env is None else env).partition("/")
     if not scenario:
         raise UserError(f"env must be '<family>/<scenario>', e.g. 'vmas/hunt', got {env!r}.")
     if isinstance(overrides, str):
