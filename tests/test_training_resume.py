@@ -152,6 +152,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_gives_the_handler_back(fast
     trainer = fast_trainer("mappo", iterations=4)
     stop_at(trainer, 160, lambda: signal.raise_signal(signal.SIGTERM)).train()
     assert trainer.collected_frames == 160 and signal.getsignal(signal.SIGTERM) is before
+    assert trainer.stopped_by == signal.SIGTERM
     assert [path.name[-4:] for path in checkpoints(tmp_path / "run")] == ["0160"]
     assert trainer.results["complete"] is False
 

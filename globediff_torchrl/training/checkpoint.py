@@ -251,8 +251,9 @@ class Stopped(KeyboardInterrupt):
 class StopOnSignal:
     """Ends the run at the next iteration, with a checkpoint, on SIGTERM or Ctrl-C; a second one ends it at once.
 
-    Before the first iteration has ended there is nothing to save beyond the pretraining's own progress file, and the
-    first signal ends the run at once, too.
+    ``trainer.stopped_by`` then has the signal's number, for whoever would go on with another run. Before the first
+    iteration has ended there is nothing to save beyond the pretraining's own progress file, and the first signal ends
+    the run at once, too.
 
     Raises:
         Stopped: at once.
@@ -275,6 +276,7 @@ class StopOnSignal:
         if self.asked or self.trainer.collected_frames == 0:
             raise Stopped(number)
         self.asked = True
+        self.trainer.stopped_by = number
         tqdm.write(f"{signal.Signals(number).name}: stopping after this iteration; process {os.getpid()}.")
         self.trainer.request_stop(reason=signal.Signals(number).name)
 

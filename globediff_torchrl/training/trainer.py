@@ -32,11 +32,13 @@ class MAPPOTrainer(Trainer):
         table: everything that was logged, one row an iteration.
         resumed_from: the checkpoint that a resumed run goes on from, until it trains.
         pretraining: the hook that fits the state model, None where none is fitted.
+        stopped_by: the signal that ended the training behind an iteration, None where none did.
     """
 
     takes_signals = True  # False for a run within a run, whose end would not be the whole run's
     resumed_from: Path | None = None
     pretraining: Pretraining | None = None
+    stopped_by: int | None = None
 
     def __init__(self, config: DictConfig, team: Team, env: EnvBase, output: Path, **kwargs: Any) -> None:
         super().__init__(**kwargs)
