@@ -109,6 +109,15 @@ def test_a_run_that_is_complete_is_not_run_again(fast_trainer, tmp_path, capsys)
     assert all(torch.equal(a, b) for a, b in zip(before, again.team.policy.parameters()))
 
 
+def test_the_bar_of_a_resumed_run_begins_where_the_run_was(fast_trainer, tmp_path):
+    fast_trainer("mappo", iterations=1).train()
+    resumed = fast_trainer("mappo", "progress=true", iterations=2, resume=tmp_path / "run")
+    seen = []
+    resumed.register_op("setup", lambda: seen.append((resumed._pbar.initial, resumed._pbar.n)))
+    resumed.train()
+    assert seen == [(80, 80)] and resumed._pbar.n == resumed._pbar.total == 160
+
+
 def test_a_complete_run_goes_on_with_more_frames(fast_trainer, tmp_path, progress):
     fast_trainer("mappo", iterations=1).train()
     fast_trainer("mappo", iterations=3, resume=tmp_path / "run").train()

@@ -58,8 +58,16 @@ class MAPPOTrainer(Trainer):
         if self.resumed_from is not None:  # hooks of one's own come after make_trainer, which has loaded the rest
             load_module(self, module_name, self.resumed_from)
 
+    def _setup_hook(self) -> None:
+        if self.progress_bar:  # Trainer draws it from 0 in a resumed run, too
+            self._pbar.initial = self._pbar.n = self.collected_frames
+            self._pbar.refresh()
+        super()._setup_hook()
+
     def _log(self, log_pbar: bool = False, **scalars: Any) -> None:
         self.table.add(scalars)
+        if self.collected_frames == 0:  # Trainer takes what was never logged for logged at frame 0, and leaves it out
+            self._last_log.update(dict.fromkeys(scalars, -1))
         super()._log(log_pbar=log_pbar, **scalars)
         self._log_dict.clear()  # the table holds them; Trainer would keep every tensor of the run
 
