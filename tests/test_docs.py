@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from globediff_torchrl import make_trainer
 from globediff_torchrl.envs import make_env
 from globediff_torchrl.envs.presets import PRESETS
 from globediff_torchrl.policies import RunningNorm
@@ -102,6 +103,10 @@ def test_the_hook_of_the_documentation_logs_a_column(tmp_path, monkeypatch):
     names = run_example("hook", tmp_path, monkeypatch)
     assert "action_size" in (tmp_path / "runs/hook/progress.csv").read_text().splitlines()[0].split(",")
     assert names["trainer"].table.rows[0]["action_size"] > 0
+    first = names["trainer"]._modules["action_size"]
+    resumed, hook = make_trainer(resume="runs/hook", total_frames=960), names["ActionSize"]()
+    hook.register(resumed)
+    assert hook.largest == first.largest == max(row["action_size"] for row in names["trainer"].table.rows)
 
 
 def test_the_training_loop_of_the_documentation_trains_actor_critic_and_state_model(tmp_path, monkeypatch, capsys):

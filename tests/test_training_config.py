@@ -17,6 +17,7 @@ from globediff_torchrl import keys as k
 from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.state_models.presets import FIT
 from globediff_torchrl.training import config as configuration
+from globediff_torchrl.training import factory
 from globediff_torchrl.training.algorithms import INPUTS, env_from_config, make_team
 from globediff_torchrl.training.validation import CHECKS, WHOLE, validate
 
@@ -296,6 +297,18 @@ def test_a_path_may_hold_any_sign(name, tmp_path, fast_config, monkeypatch):
     resumed = make_trainer(resume=tmp_path / name, total_frames=160)
     assert resumed.config.resume == str(tmp_path / name) and resumed.train()["frames"] == 160
     assert make_trainer(resume=tmp_path / name).config.resume == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["3m", "protoss_5_vs_5"])
+def test_a_resume_takes_the_entries_of_the_runs_own_family(name, tmp_path, monkeypatch):
+    configuration.save(configuration.compose("smac", [f"env.map={name}"]), tmp_path / "config.yaml")
+    monkeypatch.setattr(factory, "trainer_from_config", configuration.resumed)
+    config = make_trainer(resume=tmp_path, overrides=["env.step_timeout=77"])
+    assert (config.env.family, config.env.map, config.env.step_timeout) == (
+        configuration.smac_family(name),
+        name,
+        77,
+    )
 
 
 @pytest.mark.parametrize("training", configuration.choices("training"))

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from process_watch import wait_until
 from small_batches import batch_of
 
@@ -19,7 +20,7 @@ from globediff_torchrl.envs import scenarios
 from globediff_torchrl.envs.presets import PRESETS
 from globediff_torchrl.training.assembly import simulator_arguments
 from globediff_torchrl.training.config import compose
-from globediff_torchrl.training.dataset import BEGUN, PairWriter, load_dataset
+from globediff_torchrl.training.dataset import BEGUN, ENTRIES, PairWriter, load_dataset
 from globediff_torchrl.training.pretrain import OfflineData
 
 
@@ -34,22 +35,22 @@ def test_a_dataset_is_used_again_and_not_collected_again(fast_trainer, tmp_path)
 
 def test_a_dataset_of_another_environment_is_refused_by_name(fast_trainer, tmp_path):
     fast_trainer("globediff", iterations=1, folder="first").train()
-    other = fast_trainer("globediff", f"pretrain.dataset={tmp_path / 'first' / 'dataset'}", env="vmas/gates")
     with pytest.raises(UserError, match=r"has env = 'vmas/hunt', but this run needs 'vmas/gates'"):
-        other.train()
+        fast_trainer("globediff", f"pretrain.dataset={tmp_path / 'first' / 'dataset'}", env="vmas/gates")
 
 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("+env.kwargs.box=0.3", r"has kwargs = \{'continuous_actions': True\}, but this run needs \{'box': 0\.3, "),
-        ("env.max_steps=20", "has max_steps = 10, but this run needs 20"),
+        ("+env.kwargs.box=0.3", r"has env.kwargs, .* = \{'continuous_actions': True\}, but .* needs \{'box': 0\.3, "),
+        ("env.max_steps=20", "has env.max_steps = 10, but this run needs 20"),
+        ("pretrain.frames=240", "has pretrain.frames = 160, but this run needs 240"),
     ],
 )
 def test_a_dataset_of_another_world_is_refused_also_in_the_runs_own_folder(fast_trainer, override, says):
     fast_trainer("globediff", iterations=1).train()
     with pytest.raises(UserError, match=f"{says}.*delete the folder"):
-        fast_trainer("globediff", override, iterations=1).train()
+        fast_trainer("globediff", override, iterations=1)
 
 
 def test_a_dataset_of_the_same_world_is_used_again_though_its_copies_differ(fast_trainer, tmp_path):
@@ -78,7 +79,7 @@ def test_the_simulators_arguments_are_those_that_change_the_world_in_one_order_a
 def test_a_dataset_described_before_there_was_such_a_name_stays_usable(tmp_path, name):
     written(tmp_path / "data").finish({"env": "a"})
     assert load_dataset(tmp_path / "data", {"env": "a", name: "here"}) is not None
-    with pytest.raises(UserError, match="has aux = None"):
+    with pytest.raises(UserError, match=r"has algorithm\.aux = None"):
         load_dataset(tmp_path / "data", {"env": "a", name: "here", "aux": "joint"})
 
 
@@ -98,13 +99,30 @@ def test_a_dataset_on_disk_is_what_was_written_cut_to_its_size(tmp_path):
     assert torch.equal(data["state"], expected)
 
 
-@pytest.mark.parametrize("name", ["env", "aux", "hidden", "aux_dim", "per_team"])
-def test_what_differs_of_a_dataset_is_named_with_both_values(tmp_path, name):
-    here = {"env": "a", "aux": "joint", "hidden": ["x"], "aux_dim": 3, "per_team": False}
+@pytest.mark.parametrize(
+    ("name", "other", "says"),
+    [
+        ("env", "b", "env = 'a', but this run needs 'b'"),
+        ("aux", "history", "algorithm.aux = 'joint', but this run needs 'history'"),
+        ("hidden", [], r"env.hide = \['x'\], but this run needs \[\]"),
+        ("aux_dim", 4, "the size of x, of algorithm.aux and env.history, = 3, but this run needs 4"),
+        ("per_team", True, "algorithm.state_model.infer_per = 'agent', but this run needs 'team'"),
+        ("asked", 8, "pretrain.frames = 6, but this run needs 8"),
+    ],
+)
+def test_what_differs_of_a_dataset_is_named_as_in_the_configuration_with_both_values(tmp_path, name, other, says):
+    here = {"env": "a", "aux": "joint", "hidden": ["x"], "aux_dim": 3, "per_team": False, "asked": 6}
     written(tmp_path / "data").finish(here)
     assert load_dataset(tmp_path / "data", here) is not None
-    with pytest.raises(UserError, match=f"has {name} = .* but this run needs 'other'"):
-        load_dataset(tmp_path / "data", {**here, name: "other"})
+    with pytest.raises(UserError, match=f"has {says}"):
+        load_dataset(tmp_path / "data", {**here, name: other})
+
+
+def test_the_entries_that_a_description_names_are_there_and_every_name_of_it_has_a_text(fast_trainer):
+    config = compose("vmas")
+    named = re.findall(r"(?:algorithm|env|pretrain)\.[\w.]+", " ".join(ENTRIES.values()))
+    assert len(named) == 9 and all(OmegaConf.select(config, name, default="gone") != "gone" for name in named)
+    assert set(fast_trainer("globediff").pretraining.offline.expected) - set(ENTRIES) == {"env", "description"}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
@@ -215,8 +233,10 @@ def test_offline_data_of_another_version_of_a_scenario_is_refused_and_its_own_is
         return source(kind) + ("    speed = 2\n" if kind is Moved else "")
 
     monkeypatch.setattr(inspect, "getsource", edited)
-    with pytest.raises(UserError, match=r"dataset has code = '\w{16}', but this run needs '\w{16}'.*delete the folder"):
-        fast_trainer(env="vmas/moved", iterations=1).train()
+    with pytest.raises(
+        UserError, match=r"dataset has the scenario's code = '\w{16}', but this run needs '\w{16}'.*delete the folder"
+    ):
+        fast_trainer(env="vmas/moved", iterations=1)
 
 
 def test_a_scenario_without_a_source_has_no_fingerprint(monkeypatch):

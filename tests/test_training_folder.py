@@ -36,6 +36,15 @@ def test_a_start_that_fails_leaves_a_finished_run_where_it_was(finished, fast_tr
     assert contents(finished) == before
 
 
+@pytest.mark.parametrize("mistake", ["pretrain.frames=240", "pretrain.dataset={folder}/checkpoints"])
+def test_a_start_whose_offline_data_do_not_fit_leaves_a_finished_run_where_it_was(fast_trainer, tmp_path, mistake):
+    fast_trainer("globediff", iterations=1).train()
+    before = contents(tmp_path / "run")
+    with pytest.raises(UserError, match=r"pretrain\.frames = 160, but this run needs 240|holds no dataset"):
+        fast_trainer("globediff", mistake.format(folder=tmp_path / "run"), iterations=1)
+    assert contents(tmp_path / "run") == before
+
+
 def test_a_start_in_the_folder_of_a_finished_run_moves_all_of_it_and_nothing_of_its_own(finished, fast_trainer, capsys):
     before = contents(finished)
     assert any(name.startswith("logs/") for name in before) and any(name.startswith("checkpoints/") for name in before)

@@ -34,6 +34,14 @@ def test_the_episodes_that_ended_are_counted_and_averaged():
     assert batch_metrics(none) == {} and batch_counts(none) == {"episodes": 0}, "none ended: nothing to average"
 
 
+def test_the_error_of_the_pretraining_reaches_the_logger_though_no_frame_is_collected_yet(fast_trainer, tmp_path):
+    trainer = fast_trainer("globediff", "logger=csv", iterations=1)
+    trainer.train()
+    (file,) = (tmp_path / "run" / "logs").rglob("*state_error.csv")
+    step, value = file.read_text().splitlines()[-1].split(",")
+    assert int(step) == 0 and float(value) == pytest.approx(trainer.table.rows[0]["pretraining/state_error"])
+
+
 def test_a_crashed_episode_is_not_counted_and_the_engines_are_added_up():
     readings = {
         "crashes": torch.tensor([[0, 0, 0], [0, 0, 4]]).unsqueeze(-1),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from stopped_runs import checkpoints, same, stop_at
 
 from globediff_torchrl import TrainingError, UserError, make_trainer
@@ -106,10 +109,51 @@ def test_a_run_that_is_complete_is_not_run_again(fast_trainer, tmp_path, capsys)
     assert all(torch.equal(a, b) for a, b in zip(before, again.team.policy.parameters()))
 
 
+def test_the_bar_of_a_resumed_run_begins_where_the_run_was(fast_trainer, tmp_path):
+    fast_trainer("mappo", iterations=1).train()
+    resumed = fast_trainer("mappo", "progress=true", iterations=2, resume=tmp_path / "run")
+    seen = []
+    resumed.register_op("setup", lambda: seen.append((resumed._pbar.initial, resumed._pbar.n)))
+    resumed.train()
+    assert seen == [(80, 80)] and resumed._pbar.n == resumed._pbar.total == 160
+
+
 def test_a_complete_run_goes_on_with_more_frames(fast_trainer, tmp_path, progress):
     fast_trainer("mappo", iterations=1).train()
     fast_trainer("mappo", iterations=3, resume=tmp_path / "run").train()
     assert [row["frames"] for row in progress(tmp_path / "run")] == ["80.0", "160.0", "240.0"]
+
+
+@pytest.fixture
+def without_checkpoints(fast_trainer, tmp_path):
+    """The folder of a run that has ended and keeps its results alone."""
+    fast_trainer("mappo", iterations=1).train()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    return tmp_path / "run"
+
+
+def test_a_complete_run_without_checkpoints_leaves_its_video_and_stays_as_it_is(without_checkpoints, capsys):
+    before = {path: path.read_bytes() for path in without_checkpoints.rglob("*") if path.is_file()}
+    resumed = make_trainer(resume=without_checkpoints, overrides=["video=true"])
+    weights = load_file(without_checkpoints / "policy.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in resumed.team.policy.state_dict().items())
+    assert resumed.collected_frames == 80 and "has no checkpoint any more" in capsys.readouterr().out
+    results = resumed.train()
+    assert results == json.loads((without_checkpoints / "summary.json").read_text())
+    after = {path: path.read_bytes() for path in without_checkpoints.rglob("*") if path.is_file()}
+    assert after.pop(without_checkpoints / "episode.gif") and after == before
+
+
+def test_a_complete_run_without_checkpoints_is_not_begun_anew_for_more_frames(without_checkpoints):
+    before = sorted(without_checkpoints.rglob("*"))
+    with pytest.raises(UserError, match=r"to 160 frames, but no whole checkpoint .* ended at 80; expected one in"):
+        make_trainer(resume=without_checkpoints, total_frames=160)
+    assert sorted(without_checkpoints.rglob("*")) == before
+
+
+def test_a_run_without_checkpoints_that_has_not_ended_begins_anew(without_checkpoints):
+    (without_checkpoints / "policy.safetensors").unlink()
+    assert make_trainer(resume=without_checkpoints).train()["frames"] == 80
 
 
 def test_a_signal_ends_the_run_with_a_checkpoint_and_gives_the_handler_back(fast_trainer, tmp_path):
@@ -117,6 +161,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_gives_the_handler_back(fast
     trainer = fast_trainer("mappo", iterations=4)
     stop_at(trainer, 160, lambda: signal.raise_signal(signal.SIGTERM)).train()
     assert trainer.collected_frames == 160 and signal.getsignal(signal.SIGTERM) is before
+    assert trainer.stopped_by == signal.SIGTERM
     assert [path.name[-4:] for path in checkpoints(tmp_path / "run")] == ["0160"]
     assert trainer.results["complete"] is False
 
@@ -158,6 +203,56 @@ def test_a_run_that_dies_is_resumed_from_its_last_checkpoint(fast_trainer, tmp_p
     assert [row["frames"] for row in progress(tmp_path / "run")] == ["80.0", "160.0", "240.0", "320.0"]
 
 
+class Probe:
+    """What a hook of one's own may be: a network drawn when it is made, and a count."""
+
+    def __init__(self):
+        self.network, self.batches = torch.nn.Linear(2, 2), 0
+
+    def __call__(self, batch):
+        self.batches += 1
+
+    def state_dict(self):
+        return {"network": self.network.state_dict(), "batches": self.batches}
+
+    def load_state_dict(self, state_dict):
+        self.network.load_state_dict(state_dict["network"])
+        self.batches = state_dict["batches"]
+
+    def register(self, trainer):
+        trainer.register_op("pre_steps_log", self)
+        trainer.register_module("probe", self)
+        return self
+
+
+def test_a_module_that_is_registered_after_make_trainer_goes_on_where_it_was_and_so_does_all_else(
+    fast_trainer, tmp_path
+):
+    whole = fast_trainer("mappo", iterations=2, folder="whole")
+    first = Probe().register(whole)
+    whole.train()
+    parts = fast_trainer("mappo", iterations=2, folder="parts")
+    Probe().register(parts)
+    stop_at(parts, 80).train()
+    resumed = fast_trainer("mappo", iterations=2, folder="parts", resume=tmp_path / "parts")
+    probe = Probe().register(resumed)
+    assert probe.batches == 1 and torch.equal(probe.network.weight, first.network.weight)
+    resumed.train()
+    assert probe.batches == 2
+    same(whole, resumed)
+
+
+def test_a_module_that_does_not_fit_the_checkpoint_or_is_not_in_it_is_named(fast_trainer, tmp_path, capsys):
+    trainer = fast_trainer("mappo", iterations=1)
+    Probe().register(trainer)
+    trainer.train()
+    resumed = fast_trainer("mappo", iterations=1, resume=tmp_path / "run")
+    with pytest.raises(UserError, match=r"module probe does not take what .*checkpoint-.* Register that one"):
+        resumed.register_module("probe", torch.nn.Linear(2, 2))
+    resumed.register_module("other", Probe())
+    assert "holds nothing of other" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("change", ["training.lr=0.5", "env.scenario=gates", "seed=5"])
 def test_a_resume_with_another_configuration_is_refused_and_nothing_is_touched(fast_trainer, tmp_path, change):
     fast_trainer("globediff", iterations=1)
@@ -166,6 +261,25 @@ def test_a_resume_with_another_configuration_is_refused_and_nothing_is_touched(f
     with pytest.raises(UserError, match=rf"has {name} = .* but '?{value}'? was asked for"):
         fast_trainer("globediff", change, iterations=1, resume=tmp_path / "run")
     assert (tmp_path / "run" / "config.yaml").read_text() == saved
+
+
+@pytest.mark.parametrize("change", ["pretrain.steps=9", "pretrain.frames=240", "pretrain.behaviour=mappo"])
+def test_another_pretraining_is_refused_once_it_is_over(fast_trainer, tmp_path, change):
+    fast_trainer("globediff", iterations=1).train()
+    saved = (tmp_path / "run" / "config.yaml").read_text()
+    name, _, value = change.partition("=")
+    with pytest.raises(UserError, match=rf"has {name} = .* its pretraining is over, but '?{value}'? was asked for"):
+        make_trainer(resume=tmp_path / "run", total_frames=160, overrides=[change])
+    assert (tmp_path / "run" / "config.yaml").read_text() == saved
+
+
+def test_a_run_killed_in_its_pretraining_may_go_on_with_another_one(fast_trainer, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(_Run, "advance", kill)
+        fast_trainer("globediff", iterations=1).train()
+    resumed = make_trainer(resume=tmp_path / "run", overrides=["pretrain.steps=2"])
+    assert resumed.train()["complete"]
+    assert (tmp_path / "run" / "pretraining.csv").read_text().splitlines()[-1].startswith("2")
 
 
 def test_a_refusal_to_resume_names_what_differs(fast_trainer, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ def ran(monkeypatch, tmp_path):
 
     def begin(config, overrides):
         begun.append((config.training.lr, config.output))
-        return SimpleNamespace(train=lambda: None)
+        return SimpleNamespace(train=lambda: None, stopped_by=None)
 
     monkeypatch.setattr(cli, "trainer_from_config", begin)
     monkeypatch.setattr(cli, "announce", lambda trainer: None)
@@ -71,6 +72,19 @@ def test_a_sweep_over_what_a_resumed_run_may_change_is_refused(refusal, fast_tra
     fast_trainer("mappo", iterations=1)
     said = refusal("-m", f"resume={tmp_path / 'run'}", "evaluation.episodes=2,4")
     assert "would both write into" in said and "sweep over resume alone" in said
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["-m", "seed=0,1"], 128 + signal.SIGTERM), (["seed=0"], None)])
+def test_a_signal_that_ends_a_run_with_a_checkpoint_ends_its_sweep(monkeypatch, capsys, ran, arguments, code):
+    begin = cli.trainer_from_config
+
+    def stopped(config, overrides):
+        begin(config, overrides)
+        return SimpleNamespace(train=lambda: None, stopped_by=signal.SIGTERM, output="here")
+
+    monkeypatch.setattr(cli, "trainer_from_config", stopped)
+    assert run(monkeypatch, "vmas", *arguments) == code
+    assert len(ran) == 1 and ("resume=here goes on" in capsys.readouterr().err) == (code is not None)
 
 
 def test_a_combination_that_stands_twice_is_refused(refusal):

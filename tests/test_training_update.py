@@ -195,6 +195,24 @@ def test_minibatches_hold_what_the_update_reads_and_nothing_else(fast_trainer):
     assert not any("next" in name for name in names) and k.AUX_OBSERVATION not in names
 
 
+def test_what_is_logged_of_the_update_is_the_mean_over_all_its_steps(fast_trainer):
+    trainer = fast_trainer("mappo", "training.epochs=3", "training.minibatches=2", iterations=2)
+    stepper, taken = trainer.optimization_stepper, []
+    step = stepper.step
+
+    def recorded(*arguments):
+        logged = step(*arguments)
+        taken.append({name: float(value) for name, value in logged.items()})
+        return logged
+
+    stepper.step = recorded
+    trainer.train()
+    assert len(taken) == 2 * 3 * 2 and {"loss_critic", "kl_approx", "grad_norm_actor"} <= set(taken[0])
+    for row, steps in zip(trainer.table.rows, (taken[:6], taken[6:])):
+        for name in steps[0]:
+            assert row[name] == pytest.approx(sum(one[name] for one in steps) / 6, rel=1e-5, abs=1e-9), name
+
+
 @pytest.mark.parametrize("final_lr", [1.0, 0.25])
 def test_the_learning_rate_falls_linearly_to_its_share(fast_trainer, final_lr):
     trainer = fast_trainer("mappo", "training.lr=0.01", f"training.final_lr={final_lr}", iterations=4)

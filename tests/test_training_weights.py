@@ -74,9 +74,9 @@ def test_a_run_that_goes_on_lends_its_newest_checkpoint_and_is_no_longer_complet
     assert results["complete"] and summary.exists()
 
 
-def test_a_policy_whose_checkpoints_are_gone_is_put_aside_by_a_resume(fast_trainer, tmp_path, capsys):
+def test_a_policy_of_a_stopped_run_whose_checkpoints_are_gone_is_put_aside_by_a_resume(fast_trainer, tmp_path, capsys):
     run, kept = tmp_path / "run", tmp_path / "run" / "previous" / "1"
-    fast_trainer("mappo", iterations=1).train()
+    stop_at(fast_trainer("mappo", iterations=2), 80).train()
     weights = (run / "policy.safetensors").read_bytes()
     shutil.rmtree(run / "checkpoints")
     assert fast_trainer("mappo", iterations=2, resume=run).collected_frames == 0

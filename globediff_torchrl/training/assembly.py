@@ -204,7 +204,7 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
     # compilable: plain counters in place of multiprocessing's, whose semaphores a killed run would leave behind
     storage = LazyTensorStorage(update.buffer_size, compilable=True)
     buffer = TensorDictReplayBuffer(storage=storage, compilable=True)
-    Pretraining(
+    trainer.pretraining = Pretraining(
         trainer,
         fitter,
         _offline_data(trainer),
@@ -216,7 +216,8 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
         output=trainer.output,
         seed=config.seed,
         progress=config.progress,
-    ).register(trainer)
+    )
+    trainer.pretraining.register(trainer)
     StateModelUpdate(
         fitter,
         buffer,

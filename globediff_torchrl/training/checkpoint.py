@@ -189,8 +189,34 @@ def load_newest(trainer: Trainer, run: Path) -> int | None:
                 f"the checkpoint {path} is whole, but it does not fit this run ({_first(error)}): expected one that "
                 f"this configuration and these versions wrote. Move it away to go on from the one before."
             ) from error
+        trainer.resumed_from = path
         return trainer.collected_frames
     return None
+
+
+def load_module(trainer: Trainer, name: str, path: Path) -> None:
+    """Loads what the checkpoint holds of one module, which was registered after all others were loaded from it.
+
+    The random streams are set back with it: what the module drew when it was made, the run had drawn at its start.
+
+    Raises:
+        UserError: the module does not take it.
+    """
+    component = f"trainer_module.{name}"
+    if component not in trainer.checkpoint:  # no state_dict: TorchRL has warned of it
+        return
+    if component not in Checkpoint.manifest(path)["components"]:
+        tqdm.write(f"{path} holds nothing of {name}, which was registered with this run: it begins anew.")
+        return
+    try:
+        chosen = [component, "trainer_module.random_state"]
+        reading = {"weights_only": True, "mmap": False}
+        trainer.checkpoint.load(path, components=chosen, map_location="cpu", tensor_load_kwargs=reading)
+    except CheckpointError as error:
+        raise UserError(
+            f"the module {name} does not take what {path} holds of it ({_first(error)}): expected the module that the "
+            f"run was started with. Register that one, or another one by a name of its own."
+        ) from error
 
 
 def newest_policy(run: Path, device: torch.device) -> tuple[Path, dict[str, torch.Tensor]] | None:
@@ -225,8 +251,9 @@ class Stopped(KeyboardInterrupt):
 class StopOnSignal:
     """Ends the run at the next iteration, with a checkpoint, on SIGTERM or Ctrl-C; a second one ends it at once.
 
-    Before the first iteration has ended there is nothing to save beyond the pretraining's own progress file, and the
-    first signal ends the run at once, too.
+    ``trainer.stopped_by`` then has the signal's number, for whoever would go on with another run. Before the first
+    iteration has ended there is nothing to save beyond the pretraining's own progress file, and the first signal ends
+    the run at once, too.
 
     Raises:
         Stopped: at once.
@@ -249,6 +276,7 @@ class StopOnSignal:
         if self.asked or self.trainer.collected_frames == 0:
             raise Stopped(number)
         self.asked = True
+        self.trainer.stopped_by = number
         tqdm.write(f"{signal.Signals(number).name}: stopping after this iteration; process {os.getpid()}.")
         self.trainer.request_stop(reason=signal.Signals(number).name)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -83,7 +84,8 @@ def _check_installed(family: str, config: DictConfig) -> None:
 def run(config: DictConfig) -> None:
     """Trains what ``config`` describes; a mistake of the user's ends the program with one line and exit code 2.
 
-    A signal that ends it at once gives 128 + its number, as in a shell.
+    A signal that ends it at once gives 128 + its number, as in a shell; in a sweep also one that ends it behind an
+    iteration, or the next run would begin.
     """
     tqdm.set_lock(threading.RLock())  # its default holds a semaphore, which a killed process leaves behind
     trainer = None
@@ -91,6 +93,9 @@ def run(config: DictConfig) -> None:
         trainer = trainer_from_config(config, HydraConfig.get().overrides.task)
         announce(trainer)
         trainer.train()
+        if trainer.stopped_by is not None and HydraConfig.get().mode is RunMode.MULTIRUN:
+            print(f"the sweep ends here; resume={trainer.output} goes on with this run.", file=sys.stderr)
+            sys.exit(128 + trainer.stopped_by)
     except UserError as error:
         _end(error)
     except KeyboardInterrupt as error:

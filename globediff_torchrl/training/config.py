@@ -18,6 +18,7 @@ from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.files import replacing
 from globediff_torchrl.state_models.presets import PRESETS
 from globediff_torchrl.training import entries
+from globediff_torchrl.training.checkpoint import FOLDER
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MAIN = {"smacv2": "smac"}  # families that share another one's configuration
@@ -171,10 +172,21 @@ def as_dict(node: Any) -> dict[str, Any]:
     return {} if node is None else OmegaConf.to_container(node, resolve=True)
 
 
+def env_of(run: str | Path) -> str:
+    """The environment of an earlier run; the default one where it cannot be read, which :func:`resumed` says."""
+    try:
+        env = OmegaConf.load(Path(run) / "config.yaml").env
+        family, scenario = env.family, env.scenario
+    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
+        return "vmas/hunt"
+    return f"{family}/{scenario}" if main_config(family) in choices("env") else "vmas/hunt"
+
+
 FIXED = ("env", "algorithm", "training", "seed")  # what must not change between a run and its resume
 # but for how long a simulator is waited for and how often it is replaced: a run that ended on its timeouts goes on
 GUARD = ("step_timeout", "reset_timeout", "engine_timeout", "retries", "restart_every")
 FREE = tuple(f"env.{name}" for name in GUARD)
+PRETRAINING = "pretrain"  # fixed from the first checkpoint on: nothing would read another one
 
 
 def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -185,7 +197,8 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         overrides: the entries that were given explicitly, e.g. ``["total_frames=1e6"]``.
 
     Raises:
-        UserError: there is no run in the folder, or an override asks for another one than it holds.
+        UserError: there is no run in the folder, or an override asks for another one than it holds; of ``pretrain``
+            only once there is a checkpoint, that is, once the pretraining is over.
     """
     path = Path(config.resume) / "config.yaml"
     if not path.exists():
@@ -206,21 +219,24 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     for name in config:  # an entry that is younger than the run; of which experiment it was, nobody knows
         if name not in saved:
             saved[name] = None if name == "experiment" else config[name]
+    done = next((Path(config.resume) / FOLDER).glob("checkpoint-*"), None)
+    fixed = FIXED if done is None else (*FIXED, PRETRAINING)
     for override in overrides:
         name = override.lstrip("+").partition("=")[0]
         if name.lstrip("~") in CHECKS:
             CHECKS[name.lstrip("~")](config, saved)
             continue
         asked, held = OmegaConf.select(config, name), OmegaConf.select(saved, name)
-        if name.split(".")[0] not in FIXED or name in FREE:
+        if name.split(".")[0] not in fixed or name in FREE:
             OmegaConf.update(saved, name, literal(asked), force_add=True)
             continue
         if name == "algorithm":  # the rest of the group is the run's own, whatever its file says today
             name, asked, held = "algorithm.name", asked.name, held.name
         if asked != held:
+            over = " and its pretraining is over" if name.split(".")[0] == PRETRAINING else ""
             raise UserError(
-                f"the run in {config.resume} has {name} = {held!r}, but {asked!r} was asked for. Leave {name} away to "
-                f"go on with the run as it is, or start another run with another output."
+                f"the run in {config.resume} has {name} = {held!r}{over}, but {asked!r} was asked for. Leave {name} "
+                f"away to go on with the run as it is, or start another run with another output."
             )
     saved.resume = literal(config.resume)
     return saved

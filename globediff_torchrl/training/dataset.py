@@ -24,6 +24,19 @@ from globediff_torchrl.state_models.reading import read_pairs
 
 META = "dataset.json"
 LATER = ("max_steps", "kwargs", "code")  # the descriptions of older datasets lack them
+# the entries of the configuration that a description's names come from, for whoever has to change one
+ENTRIES = {
+    "aux": "algorithm.aux",
+    "hidden": "env.hide",
+    "aux_dim": "the size of x, of algorithm.aux and env.history,",
+    "state_dim": "the size of s, of the environment's state,",
+    "per_team": "algorithm.state_model.infer_per",
+    "asked": "pretrain.frames",
+    "behaviour": "pretrain.behaviour",
+    "max_steps": "env.max_steps",
+    "kwargs": "env.kwargs, with what else of env the simulator is given,",
+    "code": "the scenario's code",
+}
 SIZES = "sizes.json"
 BEGUN = "incomplete"  # lies in the folder until the dataset is complete: what is there may be collected anew
 
@@ -194,8 +207,14 @@ def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> Te
         if name in LATER and name not in description:
             continue
         if description.get(name) != value:
+            held, needed = (_shown(name, one) for one in (description.get(name), value))
             raise UserError(
-                f"the dataset in {path} has {name} = {description.get(name)!r}, but this run needs {value!r}. "
+                f"the dataset in {path} has {ENTRIES.get(name, name)} = {held}, but this run needs {needed}. "
                 f"Pass another pretrain.dataset, or delete the folder to collect it anew."
             )
     return data
+
+
+def _shown(name: str, value: Any) -> str:
+    """A value of the description as its entry of the configuration has it."""
+    return repr({True: "team", False: "agent"}.get(value, value) if name == "per_team" else value)

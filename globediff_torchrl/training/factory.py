@@ -19,7 +19,7 @@ from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.assembly import assemble
 from globediff_torchrl.training.checkpoint import FOLDER, load_newest
 from globediff_torchrl.training.imports import import_modules
-from globediff_torchrl.training.results import SUMMARY, WEIGHTS
+from globediff_torchrl.training.results import SUMMARY, WEIGHTS, load_ended
 from globediff_torchrl.training.task_check import check_task
 from globediff_torchrl.training.trainer import MAPPOTrainer
 from globediff_torchrl.training.validation import validate
@@ -49,7 +49,8 @@ def make_trainer(
     """The trainer that ``python benchmarks/<family>.py`` runs, for a script of one's own.
 
     Args:
-        env: ``"<family>/<scenario>"``, see :func:`~globediff_torchrl.envs.available_envs`; by default ``"vmas/hunt"``.
+        env: ``"<family>/<scenario>"``, see :func:`~globediff_torchrl.envs.available_envs`; by default ``"vmas/hunt"``,
+            or that of the run to resume.
         algorithm: a file of ``configs/algorithm``: globediff (default), mappo, mappo_joint, regressor, oracle, ...
         total_frames: environment steps of all environments together; rounded up to whole batches.
         seed: of the networks, the environments and the sampling; 0 by default.
@@ -70,7 +71,8 @@ def make_trainer(
             "environments itself, by name. docs/extending.md gives one of your own a name, docs/own-loop.md trains on "
             "an environment that is there."
         )
-    family, _, scenario = ("vmas/hunt" if env is None else env).partition("/")
+    known = "vmas/hunt" if resume is None else configuration.env_of(resume)  # each family has entries of its own
+    family, _, scenario = (known if env is None else env).partition("/")
     if not scenario:
         raise UserError(f"env must be '<family>/<scenario>', e.g. 'vmas/hunt', got {env!r}.")
     if isinstance(overrides, str):
@@ -115,11 +117,15 @@ def trainer_from_config(config: DictConfig, overrides: Sequence[str] = ()) -> MA
     trainer = assemble(config, env, team, output)
     if config.resume is not None:
         frame = load_newest(trainer, output)
-        tqdm.write(f"Resuming {output} at frame {frame or 0}.")
+        if frame is None and load_ended(trainer):
+            tqdm.write(f"{output} has no checkpoint any more: the policy is that of {WEIGHTS}, the critic a new one.")
+        tqdm.write(f"Resuming {output} at frame {trainer.collected_frames}.")
         if trainer.collected_frames >= trainer.total_frames:
             return trainer  # nothing will be done by this configuration: what the run was made with stays written
         if frame is not None or output / WEIGHTS not in left:
             left = []  # a policy whose checkpoints are gone is nowhere else
+    if trainer.pretraining is not None:
+        trainer.pretraining.check()
     with _writing(output):
         _put_aside(output, left, config.resume is not None)
     configuration.save(config, output / "config.yaml")

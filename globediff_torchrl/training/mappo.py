@@ -223,6 +223,7 @@ class MAPPOStepper(OptimizationStepper):
         self.frames_per_batch, self.total_frames = frames
         self.final_lr = final_lr
         self.steps = 0
+        self.logged: list[TensorDict] = []  # by the steps of this iteration
 
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
         passed = (trainer.collected_frames - self.frames_per_batch) / self.total_frames
@@ -243,13 +244,24 @@ class MAPPOStepper(OptimizationStepper):
         self.optimizer.zero_grad()
         self.steps += 1
         scalars = {name: value.detach().mean() for name, value in losses.items()}
-        return TensorDict({**scalars, **norms})
+        return self._log(TensorDict({**scalars, **norms}))
+
+    def _log(self, scalars: TensorDict) -> TensorDict:
+        self.logged.append(scalars)
+        return scalars.copy()  # Trainer averages into the first one that it gets
+
+    def average(self, optim_steps: int, average_losses: TensorDict | None) -> None:
+        """Puts the mean over all steps of the iteration in the place of Trainer's, which restarts at each epoch."""
+        if average_losses is not None:
+            average_losses.update(torch.stack(self.logged).mean(0))
+        self.logged = []
 
     @torch.no_grad()
     def _unchanged(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
-        """What a step logs, of one that is not taken: Trainer averages under the names that the first one gives."""
+        """What a step logs, of one that is not taken: the average has the names that all steps give."""
         losses = {name: value.mean() for name, value in trainer.compute_loss(sub_batch).items()}
-        return TensorDict({**losses, **{f"grad_norm_{group['name']}": 0.0 for group in self.optimizer.param_groups}})
+        norms = {f"grad_norm_{group['name']}": 0.0 for group in self.optimizer.param_groups}
+        return self._log(TensorDict({**losses, **norms}))
 
     @staticmethod
     def _check_finite(trainer: Trainer, losses: Mapping[str, torch.Tensor], norms: Mapping[str, torch.Tensor]) -> None:
@@ -261,6 +273,10 @@ class MAPPOStepper(OptimizationStepper):
             f"The weights before this step are in the last checkpoint: resume from it with a lower training.lr, or "
             f"look for NaN in the observations."
         )
+
+    def register(self, trainer: Trainer, name: str = "optimization_stepper") -> None:
+        super().register(trainer, name)
+        trainer.register_op("post_optim_complete_log", self.average)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps}

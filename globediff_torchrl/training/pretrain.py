@@ -22,7 +22,7 @@ from globediff_torchrl.evaluation.measurements import write_rows
 from globediff_torchrl.files import one_at_a_time
 from globediff_torchrl.state_models import Fitter, StateModel, fit
 from globediff_torchrl.state_models.pairs import random_indices
-from globediff_torchrl.training.dataset import PairWriter, living_rows, load_dataset, pairs
+from globediff_torchrl.training.dataset import BEGUN, PairWriter, living_rows, load_dataset, pairs
 
 PROGRESS_FILE = "pretraining.pt"
 CURVE_FILE = "pretraining.csv"
@@ -46,6 +46,17 @@ class OfflineData:
     model: StateModel
     collect: Callable[[PairWriter], None]
 
+    def check(self) -> None:
+        """Refuses, before anything is written, a folder that :meth:`get` would refuse.
+
+        Raises:
+            UserError: it holds a dataset of something else, or no dataset but other files.
+        """
+        if (self.path / BEGUN).exists():  # another run collects, or one was killed: what is there says nothing yet
+            return
+        if load_dataset(self.path, self.expected) is None:
+            self._writer().check()
+
     def get(self) -> TensorDictBase:
         """The pairs on disk, or newly collected ones; of several runs that need the same, one collects them."""
         data = load_dataset(self.path, self.expected)
@@ -58,10 +69,13 @@ class OfflineData:
         return data
 
     def _collect(self) -> TensorDictBase:
-        writer = PairWriter(self.path, self.frames, self.model.infer_per == "team", self.model.state_key)
+        writer = self._writer()
         writer.check()
         self.collect(writer)
         return writer.finish(self.expected)
+
+    def _writer(self) -> PairWriter:
+        return PairWriter(self.path, self.frames, self.model.infer_per == "team", self.model.state_key)
 
 
 class Pretraining(TrainerHookBase):
@@ -109,6 +123,11 @@ class Pretraining(TrainerHookBase):
         self.warm_up = warm_up
         self.steps, self.batch_size, self.lr = steps, batch_size, lr
         self.output, self.seed, self.progress = output, seed, progress
+
+    def check(self) -> None:
+        """Refuses offline data that the pretraining would refuse, where there is one to come."""
+        if self.trainer.collected_frames == 0 and self.steps > 0:
+            self.offline.check()
 
     def __call__(self) -> None:
         if self.trainer.collected_frames > 0:

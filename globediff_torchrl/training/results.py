@@ -19,7 +19,7 @@ from globediff_torchrl.evaluation.episodes import MODES
 from globediff_torchrl.evaluation.figures import learning_curve
 from globediff_torchrl.files import replacing
 from globediff_torchrl.training.algorithms import env_from_config, make_team
-from globediff_torchrl.training.checkpoint import newest_policy
+from globediff_torchrl.training.checkpoint import FOLDER, newest_policy
 from globediff_torchrl.training.imports import import_modules
 from globediff_torchrl.training.video import write_video
 
@@ -57,8 +57,41 @@ def write_results(trainer: MAPPOTrainer) -> None:
             rows, output / "learning_curve.png", f"{trainer.config.algorithm.name} on {trainer.env.task.name}"
         )
         _say(trainer.results, output)
+    film(trainer)
+
+
+def film(trainer: MAPPOTrainer) -> None:
+    """Writes ``episode.gif`` of a run that has ended, where its configuration asks for it."""
     if trainer.results["complete"] and trainer.config.get("video", False):  # runs of before had no such entry
         write_video(trainer)
+
+
+def load_ended(trainer: MAPPOTrainer) -> bool:
+    """Brings a trainer to the end of the run in its folder by what the run left, where there is no checkpoint.
+
+    Sets the policy's weights, ``collected_frames`` and ``results``; critic, optimisers and table stay new, so that
+    nothing can be trained from there. Returns False where the run has not come to its end.
+
+    Raises:
+        UserError: the run is to go on from there, or its weights do not fit.
+    """
+    output = trainer.output
+    try:
+        summary = json.loads((output / SUMMARY).read_text())
+    except (OSError, ValueError):
+        return False
+    if not summary.get("complete") or not (output / WEIGHTS).exists():
+        return False
+    if summary["frames"] < trainer.total_frames:
+        raise UserError(
+            f"resume={output} is to go on to {trainer.total_frames} frames, but no whole checkpoint is left of the run "
+            f"that has ended at {summary['frames']}; expected one in {output / FOLDER}: bring it back, leave "
+            f"total_frames away for what needs the policy alone, such as video=true, or start another run with another "
+            f"output."
+        )
+    _set_weights(trainer.team.policy, output, *_weights(output, torch.device(trainer.config.device)))
+    trainer.collected_frames, trainer.results = summary["frames"], summary
+    return True
 
 
 def withdraw_results(output: Path) -> None:
@@ -113,6 +146,11 @@ def load_policy(
         num_envs = 1 if config.env.family in ("smac", "smacv2") else 32
     env = env_from_config(config, num_envs=num_envs, seed=seed)
     policy = make_team(config, env).policy
+    _set_weights(policy, run, path, weights)
+    return env, policy.requires_grad_(False).eval()
+
+
+def _set_weights(policy: TensorDictModuleBase, run: Path, path: Path, weights: Mapping[str, torch.Tensor]) -> None:
     try:
         policy.load_state_dict(weights)
     except RuntimeError as error:
@@ -120,7 +158,6 @@ def load_policy(
             f"{path} does not fit {run / 'config.yaml'}: {str(error).splitlines()[0]} Was either edited, or the run "
             "made by another version of this package, whose presets had other sizes? Then load it with that version."
         ) from error
-    return env, policy.requires_grad_(False).eval()
 
 
 def _weights(run: Path, device: torch.device) -> tuple[Path, Mapping[str, torch.Tensor]]:

@@ -15,9 +15,10 @@ from globediff_torchrl.envs import describe_hidden
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.files import disk_trouble
 from globediff_torchrl.training.algorithms import Team
-from globediff_torchrl.training.checkpoint import StopOnSignal
+from globediff_torchrl.training.checkpoint import StopOnSignal, load_module
 from globediff_torchrl.training.hooks import Table
-from globediff_torchrl.training.results import withdraw_results, write_results
+from globediff_torchrl.training.pretrain import Pretraining
+from globediff_torchrl.training.results import film, withdraw_results, write_results
 
 
 class MAPPOTrainer(Trainer):
@@ -29,9 +30,15 @@ class MAPPOTrainer(Trainer):
         env: the training environments.
         output: folder of the results.
         table: everything that was logged, one row an iteration.
+        resumed_from: the checkpoint that a resumed run goes on from, until it trains.
+        pretraining: the hook that fits the state model, None where none is fitted.
+        stopped_by: the signal that ended the training behind an iteration, None where none did.
     """
 
     takes_signals = True  # False for a run within a run, whose end would not be the whole run's
+    resumed_from: Path | None = None
+    pretraining: Pretraining | None = None
+    stopped_by: int | None = None
 
     def __init__(self, config: DictConfig, team: Team, env: EnvBase, output: Path, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -41,8 +48,26 @@ class MAPPOTrainer(Trainer):
         self.table = Table(self, output / "progress.csv")
         self.results: dict[str, Any] = {}
 
+    def register_module(self, module_name: str, module: Any) -> None:
+        """Registers what goes into the checkpoints; in a resumed run it is brought to where it was in that run.
+
+        Raises:
+            UserError: see :func:`~globediff_torchrl.training.checkpoint.load_module`.
+        """
+        super().register_module(module_name, module)
+        if self.resumed_from is not None:  # hooks of one's own come after make_trainer, which has loaded the rest
+            load_module(self, module_name, self.resumed_from)
+
+    def _setup_hook(self) -> None:
+        if self.progress_bar:  # Trainer draws it from 0 in a resumed run, too
+            self._pbar.initial = self._pbar.n = self.collected_frames
+            self._pbar.refresh()
+        super()._setup_hook()
+
     def _log(self, log_pbar: bool = False, **scalars: Any) -> None:
         self.table.add(scalars)
+        if self.collected_frames == 0:  # Trainer takes what was never logged for logged at frame 0, and leaves it out
+            self._last_log.update(dict.fromkeys(scalars, -1))
         super()._log(log_pbar=log_pbar, **scalars)
         self._log_dict.clear()  # the table holds them; Trainer would keep every tensor of the run
 
@@ -57,9 +82,13 @@ class MAPPOTrainer(Trainer):
         try:
             if self.collected_frames >= self.total_frames:
                 tqdm.write(f"{self.output} is complete at {self.collected_frames} frames; nothing to train.")
-                write_results(self)  # a run killed behind its last checkpoint has not written them
+                if self.results:  # they are those of its own summary, and there is no table to make them from
+                    film(self)
+                else:
+                    write_results(self)  # a run killed behind its last checkpoint has not written them
                 return self.results
             withdraw_results(self.output)  # of a run that ended and is resumed
+            self.resumed_from = None  # new checkpoints take its place
             with StopOnSignal(self) if self.takes_signals else nullcontext():
                 super().train()
         except UserError:
