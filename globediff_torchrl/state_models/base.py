@@ -129,8 +129,8 @@ class StateModel(TensorDictModuleBase):
         n = x.shape[-2]
         if self.infer_per == "team":
             x = x[..., :1, :]
-        lead = x.shape[:-1]
-        return self.normalise_aux(x.reshape(lead.numel(), self.aux_dim)), lead, n
+        # not reshape(lead.numel(), ...): that number, as len(x), would hold an exported program to one batch size
+        return self.normalise_aux(x.flatten(0, -2)), x.shape[:-1], n
 
     def write(self, tensordict: TensorDictBase, key: NestedKey, value: Tensor, lead: torch.Size, n: int) -> None:
         """Set ``value [M, *event]`` as ``[*B, n, *event]``; one inference a team is repeated for its agents."""

@@ -227,7 +227,7 @@ class GlobeDiff(StateModel):
             size = (x.shape[0], self.num_samples, sum(self.noise_sizes))
             noise = torch.randn(size, device=x.device, dtype=x.dtype)
         else:
-            noise = self.repeatable.shared.expand(len(x), -1, -1) if self.noise == "fixed" else self.repeatable(x)
+            noise = self.repeatable.shared.expand(x.shape[0], -1, -1) if self.noise == "fixed" else self.repeatable(x)
         return noise.split(self.noise_sizes, -1)
 
     def _draw_latent(self, x: Tensor, noise: Tensor | None) -> Tensor | None:
