@@ -72,6 +72,12 @@ class StateModel(TensorDictModuleBase):
         ):
             self.register_buffer(name, torch.full((size,), value))
 
+    @property
+    def mask_key(self) -> NestedKey:
+        """Where it stands who counts in training: in x's group; of an x at the root ``("agents", "active_mask")``."""
+        group = self.aux_key[:-1] if isinstance(self.aux_key, tuple) else ()
+        return (*group, keys.ACTIVE_MASK[-1]) if group else keys.ACTIVE_MASK
+
     # ------------------------------------------------------------------------------------------- standardisation
     @torch.no_grad()
     def set_statistics(self, x: Tensor, s: Tensor) -> None:
