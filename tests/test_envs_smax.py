@@ -230,6 +230,9 @@ def test_a_saved_battle_goes_on_as_it_would_have(marines):
         ({"sight_range": 0}, "above 0 in map units"),
         ({"max_steps": 0}, "whole number above 0"),
         ({"sight": 3}, "Unknown argument of SMAX 'sight'"),
+        ({"num_allies": 4}, "num_allies is decided by the map.*got 4: take another map"),
+        ({"smacv2_position_generation": True}, "position_generation is decided by the map.*smacv2_5_units"),
+        ({"smacv2_unit_type_generation": True}, "unit_type_generation is decided by the map"),
         ({"hide": ["enemy.health"]}, "did you mean"),
     ],
 )

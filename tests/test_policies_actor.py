@@ -6,7 +6,7 @@ import pytest
 import torch
 from skirmish import Skirmish
 from tensordict.nn import TensorDictSequential
-from torchrl.data import Bounded, Composite
+from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl import GlobeDiff, UserError, make_actor, make_env, make_state_model, wrap_env
@@ -63,6 +63,21 @@ def test_bounds_that_differ_between_agents_are_each_agents_own():
     high = torch.tensor([2.0, 3.0, 4.0])
     assert (actions <= high).all() and (actions >= -1).all()
     assert (actions.amax(0) > high - 0.4).all() and (actions.amin(0) < -0.8).all()
+
+
+@pytest.mark.parametrize("infinite", [False, True])
+def test_actions_without_bounds_are_refused_with_the_spec_that_has_them(infinite):
+    class Boundless(Skirmish):
+        def __init__(self):
+            super().__init__()
+            shape = (*self.batch_size, 3, 1)
+            action = Bounded(-torch.inf, torch.inf, shape) if infinite else Unbounded(shape)
+            self.action_spec = Composite(agents=Composite(action=action, shape=shape[:2]), shape=shape[:1])
+
+    env = wrap_env(Boundless(), aux=None)
+    got = r"BoundedContinuous \[6, 3, 1\] with infinite bounds" if infinite else r"Unbounded\w* \[6, 3, 1\]"
+    with pytest.raises(UserError, match=f"are bounded or categorical, got {got}: give the action spec .* finite ones"):
+        make_actor(env, reads=None)
 
 
 def test_first_actions_are_centred_and_the_same_scale_for_all(hunt):

@@ -55,7 +55,45 @@ def test_a_norm_that_has_seen_nothing_is_the_identity_and_clips_once_it_has():
     loaded.load_state_dict(norm.state_dict())
     for one in (norm, loaded):
         assert torch.equal(one(value), torch.tensor([1.0, -10.0, 10.0]))
-    assert set(norm.state_dict()) == {"count", "sum", "sum_sq", "mean", "scale"}  # those of older checkpoints
+
+
+def far_off(rows=3000):
+    """A large constant, and numbers of deviation .5 around another one, exact in neither."""
+    g = torch.Generator().manual_seed(0)
+    return torch.stack([torch.full((rows,), 12345.678), 1e5 + 0.5 * torch.randn(rows, generator=g)], -1)
+
+
+def test_a_large_constant_keeps_scale_one_and_a_small_spread_beside_it_its_own():
+    norm, value = RunningNorm(2), far_off()
+    for _ in range(50):
+        norm.update(value)
+    deviation = value[:, 1].double().std(correction=0)
+    torch.testing.assert_close(norm.scale, torch.stack([torch.ones(()), 1 / deviation.float()]))
+    assert norm(value[:1])[0, 0].abs() < 1e-3 and (norm(value[:1] + 1)[0, 0] - 1).abs() < 1e-2
+    wide = RunningNorm(1)
+    for part in (1e8 + torch.arange(-50.0, 51.0, dtype=torch.float64)).unsqueeze(-1).split(10):
+        wide.update(part)
+    assert wide.scale.item() == pytest.approx(850**-0.5, rel=1e-6)  # of 101 successive whole numbers
+
+
+def test_nothing_seen_changes_nothing():
+    norm, value = RunningNorm(2), torch.tensor([[3.0, -4000.0]])
+    norm.update(value[:0])
+    assert torch.equal(norm(value), value)
+
+
+def test_a_norm_of_an_older_checkpoint_goes_on_as_one_that_saw_it_all():
+    first, second = far_off(), torch.randn(500, 2) + torch.tensor([12345.678, 1e5])
+    double = first.double()
+    older = {"count": torch.tensor(3000.0).double(), "sum": double.sum(0), "sum_sq": double.square().sum(0)}
+    older |= {"mean": double.mean(0).float(), "scale": torch.tensor([1.0, 2.0])}
+    loaded, whole = nn.Sequential(RunningNorm(2)), RunningNorm(2)
+    loaded.load_state_dict({f"0.{name}": value for name, value in older.items()})
+    assert torch.equal(loaded[0].scale, older["scale"])
+    whole.update(torch.cat([first, second]))
+    loaded[0].update(second)
+    torch.testing.assert_close(loaded[0].mean, whole.mean)
+    torch.testing.assert_close(loaded[0].scale, whole.scale, rtol=1e-4, atol=0)
 
 
 @settings(max_examples=50, deadline=None)

@@ -50,6 +50,10 @@ def small(**settings):
         ({"clip": -1}, "clip expects a number above 0, got -1"),
         ({"clip": "3"}, "clip expects a number above 0, got '3'"),
         ({"schedule_options": {"first": "a"}}, "first of the log_snr schedule expects a number, got 'a'"),
+        (
+            {"preset": "fast", "schedule_options": {"first": 2.0}},
+            "first=2.0 of the log_snr .* with diffusion_steps=1, expected last.*leave first away",
+        ),
         ({"tokens": "entity", "token_index": [[0]]}, "tokens='entity' is read by nothing.*expected denoiser='unet'"),
         ({"latent_modes": 4, "latent_dim": 0}, "latent_modes=4 is read by nothing.*a latent_dim above 0"),
         ({"latent_modes": 4, "latent_prior": "standard"}, "latent_prior='learned' and.*leave latent_modes away"),
@@ -81,6 +85,17 @@ def test_files_with_settings_that_nothing_reads_are_read(tmp_path, idle):
     (tmp_path / "config.json").write_text(json.dumps({**saved, "config": {**saved["config"], **idle}}))
     loaded = GlobeDiff.from_pretrained(tmp_path)
     assert (loaded.config["latent_modes"], loaded.config["tokens"]) == (1, "flat")
+
+
+def test_files_of_one_step_with_a_first_level_are_read_and_infer_the_same(tmp_path):
+    """Older versions took it, and did nothing with it."""
+    model = small(preset="fast", schedule_options={"last": -4.0})
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"first": null', '"first": 2.0'))
+    loaded = GlobeDiff.from_pretrained(tmp_path, num_samples=2)
+    assert loaded.config["schedule_options"] == model.config["schedule_options"] == {"first": None, "last": -4.0}
+    assert torch.equal(loaded.schedule.alpha_bar, model.schedule.alpha_bar)
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,44 @@ def test_tensors_are_answered_as_a_tensordict_of_them_is(name, shape):
         torch.testing.assert_close(value, expected[key])
 
 
+EXPORTED = {
+    "fast": {"preset": "fast", "num_samples": 2},
+    "fixed": {"preset": "fast", "noise": "fixed", "infer_per": "team"},
+    "unet": {"preset": "fast", "denoiser": "unet", "tokens": "entity", "token_index": [[0, 1], [2, -1]], "blocks": 1},
+    "regressor": {},
+    "vae": {},
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_model_exported_at_one_batch_size_is_the_same_at_another(name):
+    torch.manual_seed(0)
+    kind = name if name in MODELS else "globediff"
+    model = make_state_model(kind, (X, S), **{"width": 8, **EXPORTED[name]})
+    for parameter in model.parameters():  # a fresh denoiser gives zeros
+        torch.nn.init.normal_(parameter, std=0.3)
+    rows = ({0: torch.export.Dim("rows")},)
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        program = torch.export.export(model, (torch.randn(5, 2, X),), dynamic_shapes=rows, strict=False).module()
+        x = torch.randn(9, 2, X)
+        for found, expected in zip(program(x), model(x), strict=True):
+            torch.testing.assert_close(found, expected)
+            assert found.shape[:2] == (9, 2)
+
+
+@pytest.mark.parametrize("name", ["globediff", "regressor", "vae"])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3), (2, 0, 3)])
+def test_any_batch_shape_is_answered_row_by_row(name, shape):
+    model, n = make_state_model(name, (X, S), **MODELS[name]), 2
+    x = torch.randn(*shape, n, X)
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        found = model(TensorDict({AUX: x}, shape))[INFERRED]
+        rows = [model(TensorDict({AUX: row}, []))[INFERRED] for row in x.reshape(-1, n, X)]
+    assert found.shape == (*shape, n, S)
+    if rows:
+        torch.testing.assert_close(found.reshape(-1, n, S), torch.stack(rows))
+
+
 @pytest.mark.parametrize(("preset", "steps"), [("tuned", 5000), ("fast", 3000)])
 def test_fit_plans_the_presets_steps(tmp_path, preset, steps):
     model = GlobeDiff(X, S, preset=preset, width=16, latent_width=16)

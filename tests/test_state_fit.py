@@ -68,6 +68,48 @@ def test_dead_agents_leave_the_loss_unchanged(make):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("make", [small, lambda: MLPStateModel(4, 3, width=16), lambda: VAEStateModel(4, 3, width=16)])
+def test_nan_of_the_dead_leaves_the_fit_unchanged_to_the_bit(make, own):
+    td = data(32)
+    if own:
+        td["state"] = td["state"][:, None].expand(32, 2, 3).contiguous()
+    dead = torch.zeros(32, 2, 1, dtype=torch.bool)
+    dead[::2, 1] = True
+    td["agents", "active_mask"] = ~dead
+    poisoned = td.clone()
+    poisoned[AUX] = td[AUX].masked_fill(dead, torch.nan)
+    if own:
+        poisoned["state"] = td["state"].masked_fill(dead, torch.inf)
+    weights = []
+    for batch in (td, poisoned):
+        torch.manual_seed(0)
+        model = make()
+        fit(model, batch, steps=10, batch_size=16, progress=False, validation=batch)
+        weights.append(weights_of(model))
+    assert torch.equal(*weights)
+    poisoned[AUX][1, 0, 2] = torch.nan
+    with pytest.raises(UserError, match=r"aux_observation'\) holds 1 of 192 values that are NaN"):  # of the living
+        Fitter(make()).step(poisoned)
+
+
+@pytest.mark.parametrize("make", [small, lambda: MLPStateModel(4, 3, width=16), lambda: VAEStateModel(4, 3, width=16)])
+def test_the_loss_of_no_row_is_zero_with_and_without_a_mask(make):
+    loss, td = make().make_loss(), data(2)[:0]
+    for _ in range(2):
+        assert all(value == 0 for value in loss(td).values())
+        td["agents", "active_mask"] = torch.ones(0, 2, 1, dtype=torch.bool)
+
+
+def test_a_fit_under_no_grad_trains_all_the_same():
+    inside, outside = small(), small()
+    with torch.no_grad():
+        fit(inside, data(), steps=10, batch_size=8, progress=False)
+        assert not torch.is_grad_enabled()
+    fit(outside, data(), steps=10, batch_size=8, progress=False)
+    assert torch.equal(weights_of(inside), weights_of(outside))
+
+
 @pytest.mark.parametrize("make", [small, lambda: VAEStateModel(4, 3, width=16)])
 def test_the_dead_do_not_count_among_the_units_that_z_uses(make):
     loss, td = make().make_loss(), data(32)

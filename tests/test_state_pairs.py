@@ -77,6 +77,24 @@ def test_a_mask_of_any_dtype_leaves_out_the_dead_and_counts_the_others_alike(dty
     assert torch.equal(weights, mask.flatten().float())
 
 
+@pytest.mark.parametrize(
+    ("aux", "mask"), [(("walkers", "x"), ("walkers", "active_mask")), ("x", MASK), (AUX, MASK), (("a", "b", "x"), None)]
+)
+def test_who_counts_is_read_from_the_group_of_x(aux, mask):
+    mask = mask or ("a", "b", "active_mask")
+    model, td = regressor(aux_key=aux), data()
+    td[aux], td[mask] = td[AUX].clone(), torch.ones(64, 2, 1, dtype=torch.bool)
+    td[mask][::2] = False
+    td[aux][::2] = torch.nan
+    pairs = TensorDictPairs(model, td)
+    assert pairs.spread(1000)[0][:, 0].tolist() == [row for row in range(1, 64, 2) for _ in range(2)]
+    history = fit(model, td, steps=3, progress=False, validation=td)
+    assert history["loss_regression"][0] > 0 and history["validation/loss_regression"][0] > 0
+    td[mask][:] = False
+    with pytest.raises(UserError, match=f"got .*{'active_mask'}.* with none in 128"):
+        fit(model, td, steps=3, progress=False)
+
+
 def test_few_living_agents_are_all_measured():
     td = data(4096)
     td[MASK] = torch.zeros(4096, 2, 1, dtype=torch.bool)

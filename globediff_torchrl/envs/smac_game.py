@@ -32,8 +32,9 @@ class Game(LeanGame):
             first battles' enemies and grows with resets before the first finished episode, and the allies' unit types
             on MMM, MMM2, 1c3s5z and bane_vs_bane, which are the same for all of them.
         sight_range: of every unit, in map units; None for smacv2's own.
-        fix_enemy_visibility: an enemy that nobody has seen blanks its own row of the observation only; in smacv2 also
-            the rows of all enemies before it (smacv2 issue 50).
+        fix_enemy_visibility: an enemy that nobody has seen (or not since its finder died, or that is dead where nobody
+            sees) blanks its own row of the observation only; in smacv2 also the rows of all enemies before it (smacv2
+            issue 50).
         timeout: seconds within which the engine must come up, and answer each request.
         kwargs: those of ``StarCraft2Env``. ``capability_config`` is copied, not changed.
     """

@@ -33,16 +33,8 @@ from globediff_torchrl.keys import (
 ENEMY_TYPES = ("mirrored", "independent")
 STATE_TARGETS = ("absolute", "relative")
 STOP = 4  # the action that is always legal, and the only one of the dead; 0 to 3 move, 5 + k attacks enemy k
-OURS = (
-    "scenario",
-    "num_allies",
-    "num_enemies",
-    "max_steps",
-    "unit_type_sight_ranges",
-    "observation_type",
-    "action_type",
-    "self",
-)
+OURS = ("scenario", "max_steps", "unit_type_sight_ranges", "observation_type", "action_type", "self")
+OF_THE_MAP = ("num_allies", "num_enemies", "smacv2_position_generation", "smacv2_unit_type_generation")
 
 
 class SmaxEnv(EnvBase):
@@ -241,7 +233,12 @@ def _check_kwargs(module: Any, kwargs: dict[str, Any]) -> None:
     taken = set()
     for kind in module.SIMULATORS:
         taken |= {p.name for p in inspect.signature(kind.__init__).parameters.values() if p.kind != p.VAR_KEYWORD}
-    taken -= set(OURS)
-    for name in kwargs:
+    taken -= {*OURS, *OF_THE_MAP}
+    for name, value in kwargs.items():
+        if name in OF_THE_MAP:  # jaxmarl takes them beside a scenario, and reads the scenario's
+            raise UserError(
+                f"{name} is decided by the map in SMAX, expected no value of your own, got {value!r}: take another "
+                f"map ({', '.join(SCENARIOS)})."
+            )
         if name not in taken:
             raise unknown("argument of SMAX", name, sorted(taken | {"fast_push"}))

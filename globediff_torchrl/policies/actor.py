@@ -12,7 +12,7 @@ from tensordict.nn import (
     TensorDictModuleBase,
 )
 from torch import Tensor, nn
-from torchrl.data import Bounded, Categorical
+from torchrl.data import Bounded, Categorical, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 from torchrl.modules import MaskedCategorical, TanhNormal
 
@@ -141,11 +141,7 @@ def make_actor(
         head = _CategoricalHead(agents, trunk, features, spec.space.n, gain)
         out_keys, distribution = [LOGITS], _categorical(env)
     else:
-        if not isinstance(spec, Bounded):
-            raise UserError(
-                f"make_actor expects actions that are bounded or categorical, got {type(spec).__name__} "
-                f"{list(spec.shape)}: of one-hot actions pass categorical_actions=True to the environment's wrapper."
-            )
+        _check_bounded(spec)
         head = _GaussianHead(agents, trunk, features, spec.shape[-1], gain, scale_init)
         out_keys, distribution = [LOC, SCALE], _tanh_normal(spec)
     modules.append(make_head(head, features, recurrent, in_keys, out_keys, keys.ACTOR_HIDDEN))
@@ -209,6 +205,20 @@ def _tanh_normal(spec) -> ProbabilisticTensorDictModule:
         distribution_kwargs={"low": low, "high": high, "tanh_loc": False, "safe_tanh": True},
         return_log_prob=True,
         log_prob_key=keys.ACTION_LOG_PROB,
+    )
+
+
+def _check_bounded(spec: TensorSpec) -> None:
+    bounded = isinstance(spec, Bounded)
+    if bounded and spec.space.low.isfinite().all() and spec.space.high.isfinite().all():
+        return
+    fix = "of one-hot actions pass categorical_actions=True to the environment's wrapper"
+    if bounded or isinstance(spec, Unbounded):
+        fix = "give the action spec the bounds that actions have, Bounded(low, high, shape) with finite ones"
+    infinite = " with infinite bounds" if bounded else ""
+    raise UserError(
+        f"make_actor expects actions that are bounded or categorical, got {type(spec).__name__} "
+        f"{list(spec.shape)}{infinite}: {fix}."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -15,6 +16,7 @@ from globediff_torchrl.errors import UserError, check_sizes, unknown
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 INPUT_NORMS = ("running", "layer", "none")
+ROUNDING = 1e-13  # a variance below this share of the mean square is what summing in double precision leaves
 
 
 class RunningNorm(nn.Module):
@@ -37,29 +39,41 @@ class RunningNorm(nn.Module):
     def __init__(self, size: int, clip: float = 10.0) -> None:
         super().__init__()
         self.clip = clip
-        # double precision: the second moment is a difference of large numbers after 10^8 samples
+        # in double precision; m2 is the sum of squared distances from the mean, not of squares: of a large constant the
+        # difference of two of those is rounding, and no zero
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("sum", torch.zeros(size, dtype=torch.float64))
-        self.register_buffer("sum_sq", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("m2", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
 
     @torch.no_grad()
     def update(self, value: Tensor) -> None:
-        """Adds ``value [*B, d]`` to the statistics. Constant features keep the scale 1."""
+        """Adds ``value [*B, d]`` to the statistics (Chan et al. 1983). Constant features keep the scale 1."""
         value = value.reshape(-1, value.shape[-1]).double()
-        self.count += value.shape[0]
-        self.sum += value.sum(0)
-        self.sum_sq += value.square().sum(0)
-        mean = self.sum / self.count
-        variance = (self.sum_sq / self.count - mean.square()).clamp(min=0)
-        self.mean.copy_(mean)
+        rows, total = value.shape[0], value.sum(0)
+        before, mean = self.sum / self.count.clamp(min=1), total / max(rows, 1)
+        between = (mean - before).square() * (self.count * rows / (self.count + rows).clamp(min=1))
+        self.m2 += (value - mean).square_().sum(0) + between
+        self.count += rows
+        self.sum += total
+        seen = self.count.clamp(min=1)
+        variance = self.m2 / seen
+        self.mean.copy_(self.sum / seen)
         self.scale.copy_(torch.where(variance > 1e-10, variance.clamp(min=1e-10).rsqrt(), 1.0))
 
     def forward(self, value: Tensor) -> Tensor:
         # without statistics the numbers are in units of their own; a branch on the count would wait for a GPU
         bound = torch.where(self.count > 0, self.clip, math.inf)
         return ((value - self.mean) * self.scale).clamp_min_(-bound).clamp_max_(bound)
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Also what was saved when the sum of squares was kept in the place of ``m2``."""
+        squares = state.pop(f"{prefix}sum_sq", None)
+        if squares is not None:
+            m2 = squares - state[f"{prefix}sum"].square() / state[f"{prefix}count"].clamp(min=1)
+            state[f"{prefix}m2"] = torch.where(m2 > ROUNDING * squares, m2, 0.0)
+        super()._load_from_state_dict(state, prefix, *args)
 
 
 def join(features: Sequence[Tensor], agents: int) -> Tensor:

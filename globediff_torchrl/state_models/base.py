@@ -72,6 +72,12 @@ class StateModel(TensorDictModuleBase):
         ):
             self.register_buffer(name, torch.full((size,), value))
 
+    @property
+    def mask_key(self) -> NestedKey:
+        """Where it stands who counts in training: in x's group; of an x at the root ``("agents", "active_mask")``."""
+        group = self.aux_key[:-1] if isinstance(self.aux_key, tuple) else ()
+        return (*group, keys.ACTIVE_MASK[-1]) if group else keys.ACTIVE_MASK
+
     # ------------------------------------------------------------------------------------------- standardisation
     @torch.no_grad()
     def set_statistics(self, x: Tensor, s: Tensor) -> None:
@@ -129,8 +135,8 @@ class StateModel(TensorDictModuleBase):
         n = x.shape[-2]
         if self.infer_per == "team":
             x = x[..., :1, :]
-        lead = x.shape[:-1]
-        return self.normalise_aux(x.reshape(lead.numel(), self.aux_dim)), lead, n
+        # not reshape(lead.numel(), ...): that number, as len(x), would hold an exported program to one batch size
+        return self.normalise_aux(x.flatten(0, -2)), x.shape[:-1], n
 
     def write(self, tensordict: TensorDictBase, key: NestedKey, value: Tensor, lead: torch.Size, n: int) -> None:
         """Set ``value [M, *event]`` as ``[*B, n, *event]``; one inference a team is repeated for its agents."""
@@ -147,14 +153,21 @@ class StateModel(TensorDictModuleBase):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Standardised pairs for a loss: x ``[M, d_x]``, s ``[M, d_s]``, weights ``[M]`` (0 for the dead) or None.
 
+        x and s of the dead are 0, whatever they were: NaN times a weight of 0 is NaN.
+
         See :func:`read_pairs` for what the tensordict may hold.
 
         Raises:
             UserError: a missing key or a wrong shape.
         """
         x, s, mask = read_pairs(self, tensordict, aux_key, state_key, mask_key, asker="The loss")
-        x, s = x.reshape(-1, self.aux_dim), s.reshape(-1, self.state_dim)
-        return self.normalise_aux(x), self.normalise_state(s), None if mask is None else mask.reshape(-1).float()
+        x = self.normalise_aux(x.reshape(-1, self.aux_dim))
+        s = self.normalise_state(s.reshape(-1, self.state_dim))
+        if mask is None:
+            return x, s, None
+        # kept as rows: the noise that a living one is given does not depend on who is dead
+        dead = ~mask.reshape(-1, 1)
+        return x.masked_fill(dead, 0.0), s.masked_fill(dead, 0.0), mask.reshape(-1).float()
 
     def check_dim(self, key: NestedKey, value: Tensor, expected: int) -> None:
         """Raise a UserError for a tensor of another last dim or dtype."""

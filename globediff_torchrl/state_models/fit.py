@@ -58,7 +58,8 @@ def fit(
         model: any state model with a loss; ends up holding the averaged weights, which do not require grad: before an
             optimiser of your own, call ``model.requires_grad_(True)``.
         data: ``("agents", "aux_observation")`` ``[*N, n, d_x]`` and ``"state"`` ``[*N, d_s]`` or ``[*N, n, d_s]``, and
-            ``("agents", "active_mask")`` ``[*N, n, 1]`` if there is one; may be memory-mapped. Or :class:`Pairs`.
+            ``("agents", "active_mask")`` ``[*N, n, 1]`` if there is one (at the model's keys, the mask in the group of
+            its ``aux_key``); may be memory-mapped. Or :class:`Pairs`.
         steps, batch_size, lr, weight_decay: None takes the preset's (FIT in presets.py: 5000 steps for tuned, 3000 for
             the others and for other models). A row of a batch is one (x, s) pair.
         ema: as :class:`Fitter`, 0.999 where None is given. seed: of the batches and the noise.

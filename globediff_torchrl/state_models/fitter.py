@@ -13,6 +13,7 @@ from torch import Tensor
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.numerics import check_finite
+from globediff_torchrl.state_models.reading import read_pairs
 
 EMA = 0.999
 UNMEASURED_STEPS = 100  # full steps of a centred model after which a residual scale never measured is no accident
@@ -104,6 +105,7 @@ class Fitter:
             raw.copy_(averaged)
 
     # ---------------------------------------------------------------------------------------------------- training
+    @torch.enable_grad()  # a caller that evaluates besides may have switched it off
     def step(self, batch: TensorDictBase, lr: float | None = None, center_only: bool = False) -> dict[str, Tensor]:
         """One update on one batch.
 
@@ -165,8 +167,11 @@ class Fitter:
             )
 
     def _explain(self, batch: TensorDictBase) -> None:
-        for key in (self.loss.tensor_keys.aux_observation, self.loss.tensor_keys.state):
-            check_finite(key, batch.get(key))
+        names = self.loss.tensor_keys
+        x_key, s_key, mask_key = names.aux_observation, names.state, getattr(names, "active_mask", None)
+        x, s, mask = read_pairs(self.raw, batch, x_key, s_key, mask_key)
+        for key, value in ((x_key, x), (s_key, s)):
+            check_finite(key, batch.get(key) if mask is None else value[mask])
         raise UserError("The state model's loss is not finite although x and s are: lower lr, or check the statistics.")
 
     # ----------------------------------------------------------------------------------------------------- resuming

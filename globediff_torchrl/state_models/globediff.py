@@ -227,7 +227,7 @@ class GlobeDiff(StateModel):
             size = (x.shape[0], self.num_samples, sum(self.noise_sizes))
             noise = torch.randn(size, device=x.device, dtype=x.dtype)
         else:
-            noise = self.repeatable.shared.expand(len(x), -1, -1) if self.noise == "fixed" else self.repeatable(x)
+            noise = self.repeatable.shared.expand(x.shape[0], -1, -1) if self.noise == "fixed" else self.repeatable(x)
         return noise.split(self.noise_sizes, -1)
 
     def _draw_latent(self, x: Tensor, noise: Tensor | None) -> Tensor | None:
@@ -288,6 +288,8 @@ class GlobeDiff(StateModel):
         """The saved arguments, of older files too, with others in the place of some."""
         # before there was a choice the prior was one Gaussian, whatever the preset takes now
         saved = {"latent_modes": 1, **saved}
+        if saved.get("diffusion_steps") == 1 and (saved.get("schedule_options") or {}).get("first") is not None:
+            saved["schedule_options"] = {**saved["schedule_options"], "first": None}  # which nothing read
         return super().override({**saved, **idle_settings(saved)}, overrides)
 
     @classmethod

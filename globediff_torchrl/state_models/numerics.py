@@ -33,9 +33,9 @@ def check_number(name: str, value: Any, positive: bool = False) -> None:
 
 
 def masked_mean(value: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean of ``value [M]`` over the rows that count; 0 if none does."""
+    """Mean of ``value [M]`` over the rows that count; 0 if none does, or there is none."""
     if weights is None:
-        return value.mean()
+        return value.mean() if value.shape[0] else value.sum()
     return (value * weights).sum() / weights.sum().clamp(min=1.0)
 
 

@@ -19,8 +19,9 @@ class StateModelLoss(LossModule):
     """The base of a state model's loss; a subclass says what its :meth:`terms` are.
 
     Reads ``("agents", "aux_observation")`` ``[*B, n, d_x]``, ``"state"`` ``[*B, d_s]`` or ``[*B, n, d_s]``, and
-    ``("agents", "active_mask")`` ``[*B, n, 1]`` if it is there: dead agents do not count. Writes the terms as scalars:
-    those whose name starts with ``loss_`` are added up and minimised, the others are logged.
+    ``("agents", "active_mask")`` ``[*B, n, 1]`` (in the group of the model's ``aux_key``) if it is there: dead agents
+    do not count. Writes the terms as scalars: those whose name starts with ``loss_`` are added up and minimised, the
+    others are logged.
 
     Args:
         model: the state model to train. It is trained as it is, not through a copy of its parameters.
@@ -42,7 +43,7 @@ class StateModelLoss(LossModule):
     def __init__(self, model: StateModel):
         super().__init__()
         self.model = model
-        self.set_keys(aux_observation=model.aux_key, state=model.state_key)
+        self.set_keys(aux_observation=model.aux_key, state=model.state_key, active_mask=model.mask_key)
 
     @abstractmethod
     def terms(self, x: Tensor, s: Tensor, weights: Tensor | None) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.reading import read_pairs
@@ -59,12 +58,12 @@ class TensorDictPairs:
     """
 
     def __init__(self, model: StateModel, data: TensorDictBase):
-        x, s, mask = read_pairs(model, data)
+        x, s, mask = read_pairs(model, data, mask_key=model.mask_key)
         if x.shape[:-2].numel() == 0:
             raise UserError(f"fit expects data with at least one row, got batch size {list(x.shape[:-2])}: was it cut?")
         if mask is not None and not mask.any():
             raise UserError(
-                f"fit expects a living agent in the data, got {keys.ACTIVE_MASK!r} with none in {mask.numel()}: no "
+                f"fit expects a living agent in the data, got {model.mask_key!r} with none in {mask.numel()}: no "
                 "living agent in the data leaves nothing to learn from; is the mask the wrong way round?"
             )
         self.model, self.agents = model, x.shape[-2]
@@ -78,7 +77,7 @@ class TensorDictPairs:
         """The pairs (step ``rows[i]``, agent ``agents[i]``)."""
         out = {self.model.aux_key: self.x[rows, agents].unsqueeze(1), self.model.state_key: self.s[rows, agents]}
         if self.mask is not None:
-            out[keys.ACTIVE_MASK] = self.mask[rows, agents].reshape(-1, 1, 1)
+            out[self.model.mask_key] = self.mask[rows, agents].reshape(-1, 1, 1)
         return TensorDict(out, [len(rows)]).to(self.model.state_mean.device)
 
     def draw(self, size: int, generator: torch.Generator) -> TensorDict:

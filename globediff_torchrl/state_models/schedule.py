@@ -72,7 +72,8 @@ class NoiseSchedule(nn.Module):
     ``log_snr`` (infinite at 0), ``posterior_variance`` (``beta_k (1 - abar_{k-1}) / (1 - abar_k)``).
 
     Raises:
-        UserError: an unknown kind, K < 1, or a schedule that does not end in noise (``alpha_bar_K > 0.05``).
+        UserError: an unknown kind, K < 1, a ``first`` that the only step has no use for, or a schedule that does not
+            end in noise (``alpha_bar_K > 0.05``).
 
     Example:
         >>> NoiseSchedule("vp", steps=5).alpha_bar[-1]
@@ -93,6 +94,11 @@ class NoiseSchedule(nn.Module):
                 raise UserError(
                     f"{name} of the {kind} schedule expects a number, got {value!r}: default {defaults[name]}."
                 )
+        if steps == 1 and options.get("first") is not None:
+            raise UserError(
+                f"first={options['first']} of the {kind} schedule is read by nothing with diffusion_steps=1, expected "
+                "last, the level of the only step: give that, or leave first away."
+            )
         self.kind, self.steps = kind, steps
         self.options = {**defaults, **options}
         alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), make(steps, **self.options)])

@@ -106,7 +106,8 @@ class ConditionalUNet1D(ConditionedNet):
         h = self.enter(tokens.unsqueeze(2).contiguous(memory_format=torch.channels_last))
         places = next(shifts)
         if places.shape[-1]:
-            h = h + places.reshape(len(h), 1, h.shape[-1], h.shape[1]).permute(0, 3, 1, 2)  # in channels-last layout
+            rows, channels = h.shape[:2]
+            h = h + places.reshape(rows, 1, h.shape[-1], channels).permute(0, 3, 1, 2)  # in channels-last layout
         skips = []
         for i, level in enumerate(self.down):
             for block in level:
