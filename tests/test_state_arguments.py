@@ -87,17 +87,6 @@ def test_files_with_settings_that_nothing_reads_are_read(tmp_path, idle):
     assert (loaded.config["latent_modes"], loaded.config["tokens"]) == (1, "flat")
 
 
-def test_files_of_one_step_with_a_first_level_are_read_and_infer_the_same(tmp_path):
-    """Older versions took it, and did nothing with it."""
-    model = small(preset="fast", schedule_options={"last": -4.0})
-    model.save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(path.read_text().replace('"first": null', '"first": 2.0'))
-    loaded = GlobeDiff.from_pretrained(tmp_path, num_samples=2)
-    assert loaded.config["schedule_options"] == model.config["schedule_options"] == {"first": None, "last": -4.0}
-    assert torch.equal(loaded.schedule.alpha_bar, model.schedule.alpha_bar)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [

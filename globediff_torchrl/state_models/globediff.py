@@ -288,8 +288,6 @@ class GlobeDiff(StateModel):
         """The saved arguments, of older files too, with others in the place of some."""
         # before there was a choice the prior was one Gaussian, whatever the preset takes now
         saved = {"latent_modes": 1, **saved}
-        if saved.get("diffusion_steps") == 1 and (saved.get("schedule_options") or {}).get("first") is not None:
-            saved["schedule_options"] = {**saved["schedule_options"], "first": None}  # which nothing read
         return super().override({**saved, **idle_settings(saved)}, overrides)
 
     @classmethod
