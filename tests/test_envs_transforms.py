@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torchrl.collectors import Collector
-from torchrl.data.tensor_specs import Bounded, Categorical, OneHot
-from torchrl.envs import Compose, ParallelEnv, TransformedEnv
+from torchrl.data.tensor_specs import Bounded, Categorical, OneHot, Unbounded
+from torchrl.envs import Compose, ParallelEnv, Transform, TransformedEnv
+from torchrl.envs.utils import check_env_specs
 
 from globediff_torchrl.envs import (
     ActiveMask,
@@ -165,6 +166,31 @@ def test_hiding_infinity_gives_zero():
     td["agents", "observation"] = torch.full((1, 2, 7), float("inf"))
     assert transform._call(td)["agents", "observation"][0, 0].tolist() == [*[float("inf")] * 4, 0, 0, float("inf")]
     assert repr(transform) == "HideFeatures(agents.target.offset)"
+
+
+class Doubles(Transform):
+    """The observation as numpy gives it."""
+
+    def _call(self, td):
+        return td.set(OBSERVATION, td[OBSERVATION].double())
+
+    def _reset(self, tensordict, tensordict_reset):
+        return self._call(tensordict_reset)
+
+    def transform_observation_spec(self, spec):
+        spec[OBSERVATION] = Unbounded(spec[OBSERVATION].shape, dtype=torch.float64)
+        return spec
+
+
+@pytest.mark.parametrize("aux", [ObservationHistory, JointObservation, AuxObservation])
+def test_x_and_last_action_of_doubles_are_float32_as_their_specs_say(aux):
+    base = StateVmasEnv("balance", num_envs=2, seed=0)
+    env = TransformedEnv(base, Compose(Doubles(), LastAction(base.full_action_spec[ACTION]), aux()))
+    check_env_specs(env)
+    rollout = env.rollout(3)
+    assert rollout[OBSERVATION].dtype == torch.float64
+    for part in (rollout, rollout["next"]):
+        assert part[LAST_ACTION].dtype == part[AUX_OBSERVATION].dtype == torch.float32
 
 
 def test_last_action_is_zero_after_every_reset():

@@ -10,18 +10,20 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
 from skirmish import Skirmish
+from tensordict.nn import TensorDictSequential
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import ParallelEnv as ProcessEnv
 from torchrl.envs import PettingZooWrapper, RenameTransform, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
 from globediff_torchrl import keys as k
-from globediff_torchrl import make_actor
+from globediff_torchrl import make_actor, make_critic
 from globediff_torchrl.envs import Feature, FeatureLayout, describe_hidden, scenarios, wrap_env
 from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.episodes import evaluate
-from globediff_torchrl.state_models import MLPStateModel
+from globediff_torchrl.policies import update_input_statistics
+from globediff_torchrl.state_models import MLPStateModel, fit
 
 
 class Corridor(ParallelEnv):
@@ -169,6 +171,60 @@ def test_the_mask_of_pettingzoos_agents_says_who_is_active(group):
     active = env.rollout(4, break_when_any_done=False)[k.ACTIVE_MASK]
     assert active.shape == (4, 3, 1)
     assert active[:, :2].all() and active[:, 2, 0].tolist() == [True, True, False, False]
+
+
+class Typed(Corridor):
+    """Observations and state of a dtype, small whole numbers that each dtype holds exactly."""
+
+    kind = np.float32
+
+    def __init__(self):
+        super().__init__()
+        self.state_space = Box(0, 99, (4,), self.kind)
+
+    @functools.cache  # noqa: B019
+    def observation_space(self, agent):
+        return Box(0, 99, (2,), self.kind)
+
+    def state(self):
+        return (super().state() + 10).astype(self.kind)
+
+    def _observe(self):
+        return {name: (value + 10).astype(self.kind) for name, value in super()._observe().items()}
+
+
+def typed(kind, **kwargs):
+    world = type("World", (Typed,), {"kind": kind})
+    return wrap_env(walkers(world=world), max_steps=3, **kwargs)
+
+
+@pytest.mark.parametrize("aux", ["history", "joint_history"])
+@pytest.mark.parametrize("kind", [np.float64, np.uint8])
+def test_an_env_in_another_dtype_gives_what_one_in_float32_gives(kind, aux):
+    rollouts = []
+    for dtype in (np.float32, kind):
+        env = typed(dtype, aux=aux, hide=["agent.f1"])
+        check_env_specs(env)
+        torch.manual_seed(0)
+        rollouts.append(env.rollout(6, break_when_any_done=False))
+    for key in (k.OBSERVATION, k.STATE, k.LAST_ACTION, k.AUX_OBSERVATION):
+        for part in (rollouts[1], rollouts[1]["next"]):
+            assert part[key].dtype == env.observation_spec[key].dtype == torch.float32
+        assert torch.equal(*(rollout[key] for rollout in rollouts))
+        assert torch.equal(*(rollout["next"][key] for rollout in rollouts))
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.uint8])
+def test_an_env_in_another_dtype_serves_fit_and_policy_as_it_comes(kind):
+    env = typed(kind)
+    model = MLPStateModel.from_env(env, width=16)
+    fit(model, env.rollout(12, break_when_any_done=False), steps=3, batch_size=8, progress=False)
+    policy = TensorDictSequential(model, make_actor(env, model))
+    critic = make_critic(env)
+    with torch.no_grad():
+        rollout = env.rollout(6, policy, break_when_any_done=False)
+        update_input_statistics(torch.nn.ModuleList([policy, critic]), rollout)
+        assert critic(policy(rollout))[k.STATE_VALUE].dtype == rollout[k.INFERRED_STATE].dtype == torch.float32
 
 
 def test_a_mask_of_another_shape_is_refused():

@@ -90,12 +90,13 @@ class ObservationHistory(Transform):
         self.memory = FrameMemory(history, differences)
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
-        frames = self.memory.restart(tensordict_reset.get(self.in_keys[0]), reset_mask(tensordict))
+        frame = tensordict_reset.get(self.in_keys[0]).to(torch.float32)
+        frames = self.memory.restart(frame, reset_mask(tensordict))
         return tensordict_reset.set(self.out_keys[0], frames.clone())
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
         # copies: a partial reset writes into the entries of a tensordict
-        frame = next_tensordict.get(self.in_keys[0]).clone()
+        frame = next_tensordict.get(self.in_keys[0]).to(torch.float32, copy=True)
         return put(next_tensordict, self.out_keys[0], self.memory.push(frame).clone())
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
@@ -116,7 +117,7 @@ class JointObservation(AlwaysWrites):
         super().__init__(in_keys=[in_key], out_keys=[out_key])
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        return put(next_tensordict, self.out_keys[0], joint(next_tensordict.get(self.in_keys[0])))
+        return put(next_tensordict, self.out_keys[0], joint(next_tensordict.get(self.in_keys[0]).to(torch.float32)))
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         *shape, size = observation_spec[self.in_keys[0]].shape
@@ -163,7 +164,7 @@ class AuxObservation(Transform):
         return put(next_tensordict, self.out_keys[0], self._finish(self.memory.push(self._frame(next_tensordict))))
 
     def _frame(self, tensordict: TensorDictBase) -> Tensor:
-        observation, action = (tensordict.get(key) for key in self.in_keys)
+        observation, action = (tensordict.get(key).to(torch.float32) for key in self.in_keys)
         if self.columns is not None:
             observation = observation.index_select(-1, self.columns)
         return torch.cat([observation, action], dim=-1)

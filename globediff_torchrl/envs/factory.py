@@ -15,7 +15,7 @@ from globediff_torchrl.envs.hiding import resolve_hidden
 from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.envs.requirements import ALIVE, check_fresh, check_keys, check_masks
 from globediff_torchrl.envs.task import AUX_KINDS, Task
-from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
+from globediff_torchrl.envs.transforms import ActiveMask, AgentId, AsFloat32, HideFeatures, LastAction, TimeFraction
 from globediff_torchrl.errors import UserError, check_count, check_device, unknown
 from globediff_torchrl.keys import (
     ACTION,
@@ -26,7 +26,10 @@ from globediff_torchrl.keys import (
     OBSERVATION,
     REWARD,
     STATE,
+    TARGET_STATE,
 )
+
+READ_AS_FLOAT = (OBSERVATION, STATE, TARGET_STATE)
 
 
 def make_env(
@@ -117,7 +120,8 @@ def wrap_env(
 
     Reads ``(group, "observation")`` ``[*B, n, d_o]``, ``(group, "action")``, ``(group, "reward")`` ``[*B, n, 1]``, of a
     team's one reward a copy for each agent, ``"state"`` ``[*B, d_s]``, and the team's ``"done"`` ``[*B, 1]``.
-    Masks are bool.
+    Masks are bool. Observation and state (and ``("agents", "target_state")``) of another dtype, such as numpy's
+    float64, come out as float32.
 
     Args:
         env: the environment.
@@ -149,7 +153,10 @@ def wrap_env(
     state_layout = _checked(state_layout or _own(innermost, "state_layout"), state.shape[-1], "state", "state")
     hidden, visible = resolve_hidden(hide, observation_layout, n_agents)
 
-    transforms = [HideFeatures(visible, hidden)] if hidden else []
+    other = [key for key in READ_AS_FLOAT if key in env.observation_spec.keys(True, True)]
+    other = [key for key in other if env.observation_spec[key].dtype != torch.float32]
+    transforms = [AsFloat32(other)] if other else []
+    transforms += [HideFeatures(visible, hidden)] if hidden else []
     transforms += [LastAction(env.full_action_spec[ACTION]), AgentId()]
     transforms += _activity(env, no_op)
     if aux is not None:

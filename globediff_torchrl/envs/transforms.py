@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
@@ -63,6 +65,27 @@ class Eye:
         return self._eye
 
 
+class AsFloat32(AlwaysWrites):
+    """Numbers of another dtype as float32, which all models and networks here are made of: each key in place.
+
+    Args:
+        keys: what is converted.
+    """
+
+    def __init__(self, keys: Sequence[NestedKey]):
+        super().__init__(in_keys=list(keys), out_keys=list(keys))
+
+    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+        for key in self.in_keys:
+            put(next_tensordict, key, next_tensordict.get(key).to(torch.float32))
+        return next_tensordict
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        for key in self.in_keys:
+            observation_spec[key] = Unbounded(observation_spec[key].shape, device=observation_spec.device)
+        return observation_spec
+
+
 class HideFeatures(AlwaysWrites):
     """Zeroes features of the observation, for all agents or for some.
 
@@ -80,9 +103,10 @@ class HideFeatures(AlwaysWrites):
         self.register_buffer("visible", visible.to(torch.bool), persistent=False)
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        # where, not a product: what is hidden may be infinite
-        observation = torch.where(self.visible, next_tensordict.get(self.in_keys[0]), 0.0)
-        return put(next_tensordict, self.out_keys[0], observation)
+        observation = next_tensordict.get(self.in_keys[0])
+        # where, not a product: what is hidden may be infinite; a zero of its dtype: 0.0 would make floats of integers
+        hidden = torch.where(self.visible, observation, observation.new_zeros(()))
+        return put(next_tensordict, self.out_keys[0], hidden)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.names) or 'nothing'})"
@@ -111,7 +135,8 @@ class LastAction(Transform):
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
         observation = tensordict_reset.get(self.in_keys[0])
-        return tensordict_reset.set(self.out_keys[0], observation.new_zeros((*observation.shape[:-1], self.size)))
+        shape = (*observation.shape[:-1], self.size)
+        return tensordict_reset.set(self.out_keys[0], observation.new_zeros(shape, dtype=torch.float32))
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         action = tensordict.get(self.action_key)
