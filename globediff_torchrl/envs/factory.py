@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torchrl.envs import Compose, EnvBase, RenameTransform, RewardSum, StepCounter, TransformedEnv
+from torchrl.envs import Compose, DTypeCastTransform, EnvBase, RenameTransform, RewardSum, StepCounter, TransformedEnv
 from torchrl.envs.batched_envs import BatchedEnvBase
 
 from globediff_torchrl.envs.auxiliary import AuxObservation
@@ -15,7 +15,7 @@ from globediff_torchrl.envs.hiding import resolve_hidden
 from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.envs.requirements import ALIVE, check_fresh, check_keys, check_masks
 from globediff_torchrl.envs.task import AUX_KINDS, Task
-from globediff_torchrl.envs.transforms import ActiveMask, AgentId, AsFloat32, HideFeatures, LastAction, TimeFraction
+from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
 from globediff_torchrl.errors import UserError, check_count, check_device, unknown
 from globediff_torchrl.keys import (
     ACTION,
@@ -155,7 +155,7 @@ def wrap_env(
 
     other = [key for key in READ_AS_FLOAT if key in env.observation_spec.keys(True, True)]
     other = [key for key in other if env.observation_spec[key].dtype != torch.float32]
-    transforms = [AsFloat32(other)] if other else []
+    transforms = [DTypeCastTransform(env.observation_spec[key].dtype, torch.float32, [key]) for key in other]
     transforms += [HideFeatures(visible, hidden)] if hidden else []
     transforms += [LastAction(env.full_action_spec[ACTION]), AgentId()]
     transforms += _activity(env, no_op)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
@@ -63,27 +61,6 @@ class Eye:
             self._made_for = shape, device
             self._eye = torch.eye(shape[-1], device=device).expand(*shape, shape[-1])
         return self._eye
-
-
-class AsFloat32(AlwaysWrites):
-    """Numbers of another dtype as float32, which all models and networks here are made of: each key in place.
-
-    Args:
-        keys: what is converted.
-    """
-
-    def __init__(self, keys: Sequence[NestedKey]):
-        super().__init__(in_keys=list(keys), out_keys=list(keys))
-
-    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        for key in self.in_keys:
-            put(next_tensordict, key, next_tensordict.get(key).to(torch.float32))
-        return next_tensordict
-
-    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
-        for key in self.in_keys:
-            observation_spec[key] = Unbounded(observation_spec[key].shape, device=observation_spec.device)
-        return observation_spec
 
 
 class HideFeatures(AlwaysWrites):
