@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from exact_denoiser import Scaled
 from small_models import AUX, INFERRED, S, X, batch, make
 from tensordict import TensorDict
-from torch import nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl.evaluation.distances import energy_distance
@@ -59,21 +59,9 @@ def test_deterministic_draws_at_almost_the_same_x_are_posterior_samples(sampler)
     assert energy_distance(repeatable[INFERRED].flatten(0, 1).mean(0).expand(2, S), fresh[0]).item() > 0.3 * spread
 
 
-class UnitGaussian(nn.Module):
-    """The denoiser that is exact for s ~ N(0, 1) whatever x: E[eps | s^k] = sqrt(1 - abar_k) s^k."""
-
-    def __init__(self, schedule):
-        super().__init__()
-        self.sigma = (1 - schedule.alpha_bar).sqrt()
-
-    def step_table(self):
-        return self.sigma
-
-    def condition(self, x, z):
-        return None
-
-    def forward(self, s_k, sigma, cond):
-        return sigma * s_k
+def unit_gaussian(schedule):
+    """Exact for s ~ N(0, 1) whatever x, for ``prediction="eps"``: E[eps | s^k] = sqrt(1 - abar_k) s^k."""
+    return Scaled((1 - schedule.alpha_bar).sqrt())
 
 
 @pytest.mark.parametrize(("sampler", "true"), [("ancestral", 0.674), ("ancestral_beta", 0.898)])
@@ -85,7 +73,7 @@ def test_the_ancestral_chain_is_as_wide_without_exploration_as_with_it(noise, ki
     models = [make(**arguments, noise=source) for source in (noise, "fresh")]
     spread, data = [], batch(100)
     for model, explores in zip(models, (kind, ExplorationType.RANDOM)):
-        model.denoiser = UnitGaussian(model.schedule)
+        model.denoiser = unit_gaussian(model.schedule)
         with set_exploration_type(explores), torch.no_grad():
             drawn = model(data.clone())[HYPOTHESES]
             again = model(data.clone())[HYPOTHESES]
