@@ -80,8 +80,16 @@ def test_a_step_that_hangs_is_a_crash_and_its_frozen_child_is_killed(tmp_path):
     env.close()
 
 
+@pytest.fixture
+def ctrl_c():
+    """A shell that runs the tests in the background has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("answers_late", [True, False])
-def test_after_ctrl_c_no_answer_of_the_interrupted_call_passes_for_another(tmp_path, answers_late):
+def test_after_ctrl_c_no_answer_of_the_interrupted_call_passes_for_another(tmp_path, ctrl_c, answers_late):
     env = guarded(tmp_path, {"child": True}, step_timeout=60)
     td = env.step(env.rand_action(env.reset()))["next"]
     go_on, old, child = threading.Event(), env._life, env.child.pid
