@@ -182,7 +182,7 @@ class Typed(Corridor):
         super().__init__()
         self.state_space = Box(0, 99, (4,), self.kind)
 
-    @functools.cache  # noqa: B019
+    @functools.cache  # noqa: B019  (as above)
     def observation_space(self, agent):
         return Box(0, 99, (2,), self.kind)
 
