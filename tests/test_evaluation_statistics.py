@@ -68,3 +68,11 @@ def test_the_curves_of_a_study_are_a_picture_also_of_seeds_of_unequal_length(tmp
     study_curves(runs, tmp_path / "curves.png", "return")
     study_curves({}, tmp_path / "empty.png", "return")
     assert (tmp_path / "curves.png").read_bytes()[:4] == PNG and not (tmp_path / "empty.png").exists()
+
+
+@pytest.mark.parametrize(("seeds", "share"), [(2, 0.5), (3, 0.75), (5, 0.83)])
+def test_of_few_seeds_an_interval_holds_the_mean_as_often_as_the_documentation_says(seeds, share):
+    studies = np.random.default_rng(0).normal(size=(2000, seeds))
+    intervals = [bootstrap_interval(study, resamples=400, seed=i) for i, study in enumerate(studies)]
+    held = np.mean([low <= 0 <= high for low, high in intervals])
+    assert abs(held - share) < 0.03  # standard error .01
