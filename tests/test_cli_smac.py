@@ -194,6 +194,12 @@ def test_a_map_of_the_paper_has_the_values_of_tables_2_to_4(name):
     assert config.state_model_update.every_episodes == 50 and config.env.history == 3
 
 
+def test_another_state_model_keeps_its_own_fit_beside_the_settings_of_the_paper():
+    config, own = smac("experiment=smac_MMM2", "algorithm=globediff"), smac("env.map=MMM2", "algorithm=globediff")
+    for section in ("pretrain", "state_model_update"):
+        assert all(config[section][entry] == own[section][entry] for entry in ("batch_size", "lr"))
+
+
 @pytest.mark.parametrize("name", PAPER_MAPS)
 def test_a_tuned_map_has_the_settings_of_the_reference_implementation(name):
     config = smac(f"experiment=smac_{name}_tuned")

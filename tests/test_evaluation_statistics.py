@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
 from globediff_torchrl.evaluation.figures import bracket_figure, learning_curve, study_curves
 from globediff_torchrl.evaluation.statistics import bootstrap_interval
@@ -61,6 +62,17 @@ def test_a_study_is_a_picture_and_nothing_is_drawn_of_nothing(tmp_path):
     bracket_figure(rows, tmp_path / "study.png")
     bracket_figure([], tmp_path / "empty.png")
     assert (tmp_path / "study.png").read_bytes()[:4] == PNG and not (tmp_path / "empty.png").exists()
+
+
+def test_a_run_in_which_no_episode_ended_is_left_out_of_a_study(tmp_path, monkeypatch):
+    bars, barh = [], Axes.barh
+    monkeypatch.setattr(
+        Axes, "barh", lambda self, names, means, **rest: bars.append((names, means)) or barh(self, names, means, **rest)
+    )
+    returns = {"globediff": 3.0, "oracle": ""}
+    bracket_figure([{"env": "hunt", "algorithm": a, "return_last": r} for a, r in returns.items()], tmp_path / "a.png")
+    bracket_figure([{"env": "hunt", "algorithm": "oracle", "return_last": ""}], tmp_path / "b.png")
+    assert bars == [(["globediff"], [3.0])] and not (tmp_path / "b.png").exists()
 
 
 def test_the_curves_of_a_study_are_a_picture_also_of_seeds_of_unequal_length(tmp_path):

@@ -147,6 +147,7 @@ def test_every_algorithm_trains_and_reads_what_its_file_says(name, fast_trainer,
     file = configuration.load_algorithm(name)
     assert results["complete"] and results["algorithm"] == name == file.name
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == results
+    assert (tmp_path / "run" / "learning_curve.png").exists()  # also of a run that says nothing
     read = set(trainer.team.actor.in_keys)
     inputs = {INPUTS[key] for key in file.inputs}
     inference = {k.INFERRED_STATE, k.INFERRED_MEAN, k.INFERRED_BLEND, k.HYPOTHESES}

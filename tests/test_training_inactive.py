@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from small_loss import drawn, loss_of
+from tensordict import TensorDict
 
 from globediff_torchrl import keys as k
 from globediff_torchrl.training.mappo import Advantages, BatchValueNorm, normalize
@@ -81,6 +84,13 @@ def test_a_minibatch_of_nobody_is_no_step_and_keeps_the_names_of_the_log(fast_tr
     assert len(steps) == len(calls) - 1 > 0
     (row,) = progress(tmp_path / "run")
     assert float(row["grad_norm_actor"]) > 0 and float(row["loss_critic"]) > 0
+
+
+def test_what_a_step_of_nobody_logs_lies_where_the_losses_are(fast_trainer):
+    trainer = fast_trainer("mappo", iterations=1)
+    elsewhere = SimpleNamespace(compute_loss=lambda batch: {"loss_objective": torch.zeros(2, device="meta")})
+    logged = trainer.optimization_stepper._unchanged(elsewhere, TensorDict({}))
+    assert {value.device.type for value in logged.values()} == {"meta"}
 
 
 def test_an_advantage_that_stands_alone_is_not_normalised_to_nan():

@@ -31,7 +31,7 @@ class Counter:
     def step(self, batch, lr):
         assert lr == 1e-3
         self.steps += 1
-        return {"loss": torch.tensor(1.0)}
+        return {"loss": torch.tensor(float(self.steps))}
 
     def update_final_scale(self, x, s):
         self.measured_on = x
@@ -62,6 +62,8 @@ def test_an_update_of_so_many_steps_follows_every_n_episodes_and_the_rest_is_car
         episodes += sum(dones)
         assert fitter.steps == 3 * (episodes // every) and hook.updates == episodes // every
         assert bool(metrics) == (due > 0)
+        if due:  # the mean over the steps of this update, the last of which is as high as their number so far
+            assert metrics["state_model/loss"] == pytest.approx(fitter.steps - (3 * due - 1) / 2)
 
 
 @settings(max_examples=20, deadline=None)

@@ -51,16 +51,18 @@ def bracket_figure(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """One panel an environment: the return of each algorithm, a dot a seed and a bar for the mean, as PNG.
 
     Args:
-        rows: one a run, with ``env``, ``algorithm`` and ``return_last``.
+        rows: one a run, with ``env``, ``algorithm`` and ``return_last``, "" of a run in which no episode ended.
         path: of the PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    rows = [row for row in rows if row["return_last"] != ""]
     environments = list(dict.fromkeys(row["env"] for row in rows))
     if not environments:
         return
-    figure = Figure(figsize=(3.4 * len(environments), 3.2), layout="constrained")
+    labels = max(len(str(row["algorithm"])) for row in rows)  # beside each panel, in its width
+    figure = Figure(figsize=((2.6 + 0.08 * labels) * len(environments), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, env in zip(figure.subplots(1, len(environments), squeeze=False)[0], environments):
         chosen = [row for row in rows if row["env"] == env]

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 from tensordict import TensorDict
 from torchrl.collectors import Collector
-from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data import TensorDictReplayBuffer
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType
 from torchrl.objectives.multiagent import MAPPOLoss
@@ -42,6 +42,7 @@ from globediff_torchrl.training.pretrain import OfflineData, Pretraining
 from globediff_torchrl.training.recurrent import ChunkMinibatches, RecurrentAdvantages
 from globediff_torchrl.training.results import write_results
 from globediff_torchrl.training.rollouts import make_evaluator, warm_up
+from globediff_torchrl.training.rows import RowStorage
 from globediff_torchrl.training.trainer import MAPPOTrainer
 from globediff_torchrl.training.true_inferences import TrueInferences, update_reads_truth
 
@@ -147,7 +148,9 @@ def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int, report: bo
     trainer.register_op("batch_process", drop_crashed)
     FiniteBatch(FINITE).register(trainer)
     if update_reads_truth(config.training.update_input):
-        TrueInferences(team.actor, trainer.env.task.target_key).register(trainer)
+        truth = TrueInferences(team.actor, trainer.env.task.target_key)
+        if truth.inferences:  # an actor that reads no inferred state has nothing to be told
+            truth.register(trainer)
     _advantages(loss).register(trainer)
     _minibatches(trainer, frames).register(trainer)
     trainer.register_op("pre_steps_log", batch_metrics)
@@ -202,7 +205,7 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
     update, pretrain = config.state_model_update, config.pretrain
     fitter = Fitter(model, lr=update.lr)
     # compilable: plain counters in place of multiprocessing's, whose semaphores a killed run would leave behind
-    storage = LazyTensorStorage(update.buffer_size, compilable=True)
+    storage = RowStorage(update.buffer_size, compilable=True)
     buffer = TensorDictReplayBuffer(storage=storage, compilable=True)
     trainer.pretraining = Pretraining(
         trainer,

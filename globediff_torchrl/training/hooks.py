@@ -87,15 +87,17 @@ class StateModelUpdate(TrainerHookBase):
 
     def update(self, batch: TensorDictBase) -> dict[str, float]:
         due, self.waiting = divmod(self.waiting, self.every)
-        metrics: dict[str, Any] = {}
+        taken: list[dict[str, torch.Tensor]] = []
         steps = due * self.steps
         for _ in range(steps if self.max_steps is None else min(steps, self.max_steps)):
             batch = one_agent_each(self.replay_buffer.sample(self.batch_size).to(self.fitter.device))
-            metrics = self.fitter.step(batch, lr=self.lr)
+            taken.append(self.fitter.step(batch, lr=self.lr))
         if due:
             self._refresh_spread()
         self.updates += due
-        return {f"state_model/{name}": float(value) for name, value in metrics.items()}
+        names = dict.fromkeys(name for terms in taken for name in terms)
+        means = {name: torch.stack([terms[name] for terms in taken if name in terms]).mean() for name in names}
+        return {f"state_model/{name}": float(value) for name, value in means.items()}
 
     def _refresh_spread(self) -> None:
         """Measures anew what regression and last step leave open, on the newest pairs, which were hardly fitted yet."""

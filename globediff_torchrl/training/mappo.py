@@ -260,7 +260,8 @@ class MAPPOStepper(OptimizationStepper):
     def _unchanged(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
         """What a step logs, of one that is not taken: the average has the names that all steps give."""
         losses = {name: value.mean() for name, value in trainer.compute_loss(sub_batch).items()}
-        norms = {f"grad_norm_{group['name']}": 0.0 for group in self.optimizer.param_groups}
+        zero = next(iter(losses.values())).new_zeros(())  # on their device, where the steps' norms are
+        norms = {f"grad_norm_{group['name']}": zero for group in self.optimizer.param_groups}
         return self._log(TensorDict({**losses, **norms}))
 
     @staticmethod

@@ -52,10 +52,8 @@ def write_results(trainer: MAPPOTrainer) -> None:
         save_file(weights, part)
     with replacing(output / SUMMARY) as part:  # the last to be written that others wait for
         part.write_text(json.dumps(trainer.results, indent=2))
+    learning_curve(rows, output / "learning_curve.png", f"{trainer.config.algorithm.name} on {trainer.env.task.name}")
     if trainer.config.progress or trainer.config.logger != "none":
-        learning_curve(
-            rows, output / "learning_curve.png", f"{trainer.config.algorithm.name} on {trainer.env.task.name}"
-        )
         _say(trainer.results, output)
     film(trainer)
 
