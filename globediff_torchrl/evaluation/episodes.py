@@ -16,6 +16,7 @@ from globediff_torchrl import keys
 from globediff_torchrl.envs import preserve_vmas_rng
 from globediff_torchrl.envs.crashed import crashed_steps
 from globediff_torchrl.envs.task import task_of
+from globediff_torchrl.evaluation.relative_error import RelativeError
 from globediff_torchrl.policies import add_memory
 
 MODES = {"deterministic": ExplorationType.DETERMINISTIC, "stochastic": ExplorationType.RANDOM}
@@ -36,29 +37,6 @@ def first_episodes(rollout: TensorDictBase) -> torch.Tensor:
     return ended_before == 0
 
 
-def relative_error(inferred: torch.Tensor, state: torch.Tensor, active: torch.Tensor | None = None) -> float | None:
-    """Mean squared error in units of the state's variance, averaged over the dimensions that vary.
-
-    Args:
-        inferred: ``[M, n, d_s]``.
-        state: ``[M, n, d_s]``, or ``[M, 1, d_s]`` where it is the same for all agents.
-        active: ``[M, n, 1]``: the rows of dead agents do not count; None for all alive.
-
-    Returns:
-        the error as a share of the mean predictor's, None where nothing varies.
-    """
-    state = state.expand_as(inferred)
-    active = torch.ones_like(state[..., :1], dtype=torch.bool) if active is None else active.expand_as(state[..., :1])
-    state, inferred = state[active.squeeze(-1)], inferred[active.squeeze(-1)]
-    if not len(state):
-        return None
-    variance = state.var(0, correction=0)
-    varies = variance > 1e-8
-    if not varies.any():
-        return None
-    return float(((inferred - state).square().mean(0)[varies] / variance[varies]).mean())
-
-
 @torch.no_grad()
 def state_errors(
     rollout: TensorDictBase, mask: torch.Tensor | None = None, target: NestedKey = keys.STATE
@@ -73,18 +51,27 @@ def state_errors(
     Returns:
         ``state_error_sample`` for ``inferred_state`` and ``state_error_mean`` for ``inferred_mean``, where present.
     """
+    errors: dict[str, RelativeError] = defaultdict(RelativeError)
+    _add_errors(errors, rollout, mask, target)
+    return _shares(errors)
+
+
+def _add_errors(
+    errors: dict[str, RelativeError], rollout: TensorDictBase, mask: torch.Tensor | None, target: NestedKey
+) -> None:
     mask = torch.ones(rollout.batch_size, dtype=torch.bool) if mask is None else mask
     state = rollout.get(target)[mask]
     state = state if state.ndim == 3 else state.unsqueeze(-2)  # the same for all agents
     active = rollout.get(keys.ACTIVE_MASK, None)
     active = None if active is None else active[mask]
-    errors = {}
     for name, key in (("sample", keys.INFERRED_STATE), ("mean", keys.INFERRED_MEAN)):
         if key in rollout.keys(True, True):
-            error = relative_error(rollout.get(key)[mask], state, active)
-            if error is not None:
-                errors[f"state_error_{name}"] = error
-    return errors
+            errors[f"state_error_{name}"].add(rollout.get(key)[mask], state, active)
+
+
+def _shares(errors: dict[str, RelativeError]) -> dict[str, float]:
+    shares = {name: error.value() for name, error in errors.items()}
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def _counted(rollout: TensorDictBase) -> torch.Tensor:
@@ -159,8 +146,9 @@ def evaluate(
 
     Returns:
         ``<mode>/return``, ``<mode>/return_sem`` (standard error of the mean over episodes), ``<mode>/success``,
-        and the errors of :func:`state_errors`; ``<mode>/crashed``, the share of episodes that a crash of the simulator
-        took out of all that, where there was one. Without the returns if all have crashed.
+        and the errors of :func:`state_errors` over the steps of all rounds; ``<mode>/crashed``, the share of episodes
+        that a crash of the simulator took out of all that, where there was one. Without the returns if all have
+        crashed.
 
     Raises:
         UserError: an environment without a task, or several copies (TorchRL's SerialEnv) that have one each.
@@ -173,16 +161,15 @@ def evaluate(
     max_steps = max_steps or task.horizon
     results: dict[str, float] = {}
     for mode in modes:
-        metrics, errors = defaultdict(list), defaultdict(list)
+        metrics, errors = defaultdict(list), defaultdict(RelativeError)
         for extra in range(rounds):
             rollout = run_episodes(env, policy, mode, seed + extra, max_steps)
             for name, value in episode_metrics(rollout).items():
                 metrics[name].append(value)
-            for name, value in state_errors(rollout, _counted(rollout), task.target_key).items():
-                errors[name].append(value)
+            _add_errors(errors, rollout, _counted(rollout), task.target_key)
         found = {name: torch.cat(values) for name, values in metrics.items()}
         results |= {f"{mode}/{name}": value for name, value in _means(found, rounds * len(rollout)).items()}
-        results |= {f"{mode}/{name}": sum(values) / len(values) for name, values in errors.items()}
+        results |= {f"{mode}/{name}": value for name, value in _shares(errors).items()}
     return results
 
 

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from globediff_torchrl import keys
 from globediff_torchrl.envs.crashed import drop_crashed
-from globediff_torchrl.evaluation.episodes import relative_error
 from globediff_torchrl.evaluation.measurements import write_rows
+from globediff_torchrl.evaluation.relative_error import relative_error
 from globediff_torchrl.files import one_at_a_time
 from globediff_torchrl.state_models import Fitter, StateModel, fit
 from globediff_torchrl.state_models.pairs import random_indices
