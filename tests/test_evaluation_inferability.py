@@ -68,6 +68,20 @@ def test_a_wrong_mean_lowers_spread_over_error():
     assert spread_over_error(*posterior(40_000, 32, shift=1.0)) == pytest.approx(math.sqrt(0.25 / 1.25), rel=0.02)
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e-7, 1e5])
+def test_spread_over_error_does_not_depend_on_the_unit(unit):
+    samples, truth = posterior(100, 4)
+    assert spread_over_error(unit * samples, unit * truth) == pytest.approx(spread_over_error(samples, truth), rel=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e-8, 1e5])
+def test_samples_that_are_all_the_truth_have_no_spread(value):
+    samples, truth = torch.full((5, 10, 2), value).double(), torch.full((5, 2), value).double()
+    assert spread_over_error(samples, truth) == 0
+    rounded = samples * (1 + 1e-9 * (torch.arange(10).double() % 2)).unsqueeze(-1)
+    assert spread_over_error(rounded, truth) == pytest.approx(0, abs=1e-2)
+
+
 @pytest.mark.parametrize("samples", [19, 32, 64])
 @pytest.mark.parametrize("level", [0.5, 0.9])
 def test_exact_samples_cover_what_they_promise_whatever_their_number(samples, level):

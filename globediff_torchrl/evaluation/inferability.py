@@ -9,6 +9,7 @@ from torch import Tensor
 
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.distances import mean_pair_distance
+from globediff_torchrl.state_models.numerics import CONSTANT
 
 
 def r_squared(estimate: Tensor, truth: Tensor) -> float:
@@ -44,7 +45,8 @@ def spread_over_error(samples: Tensor, truth: Tensor) -> float:
     """Spread of the samples as a share of how far the truth lies from their mean; 1 for exact posterior samples.
 
     Both are root mean squares over all rows and dims. The mean of S samples is off by their variance / S even where
-    the sampler is exact, and that part is taken out of the error. Below 1: too narrow, above 1: too wide.
+    the sampler is exact, and that part is taken out of the error. Below 1: too narrow, above 1: too wide. The unit of
+    the facts does not matter: an error counts as one of at least a millionth of their root mean square.
 
     Args:
         samples: ``[M, S, *d]``, S at least 2. truth: ``[M, *d]``.
@@ -56,7 +58,9 @@ def spread_over_error(samples: Tensor, truth: Tensor) -> float:
     samples, truth = samples.double(), truth.double()
     spread = samples.var(1).mean()
     error = (samples.mean(1) - truth).square().mean() - spread / samples.shape[1]
-    return float((spread / error.clamp(min=1e-12)).sqrt())
+    size = torch.maximum(samples.square().mean(), truth.square().mean())
+    least = (CONSTANT**2 * size).clamp(min=torch.finfo(size.dtype).tiny)  # all zero: no spread, over what is no error
+    return float((spread / error.clamp(min=least)).sqrt())
 
 
 def coverage(samples: Tensor, truth: Tensor, level: float = 0.9) -> float:
