@@ -76,6 +76,26 @@ def test_a_large_constant_keeps_scale_one_and_a_small_spread_beside_it_its_own()
     assert wide.scale.item() == pytest.approx(850**-0.5, rel=1e-6)  # of 101 successive whole numbers
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e-7, 1e-5, 1e5])
+def test_a_norm_does_not_depend_on_the_unit(unit):
+    g = torch.Generator().manual_seed(0)
+    norm, rescaled, value = RunningNorm(3), RunningNorm(3), torch.randn(2, 50, 3, generator=g) + 2
+    value[..., 2] = 0.1  # a constant is one in any unit
+    for batch in value:
+        norm.update(batch)
+        rescaled.update(batch * unit)
+    torch.testing.assert_close(rescaled.scale[:2] * unit, norm.scale[:2])
+    torch.testing.assert_close(rescaled(value * unit)[..., :2], norm(value)[..., :2], rtol=1e-3, atol=1e-3)
+    assert rescaled.scale[2] == norm.scale[2] == 1
+
+
+def test_a_norm_does_not_take_the_rounding_of_its_input_for_a_spread():
+    norm, five = RunningNorm(2), torch.full((50,), 5.0)
+    five[::2] = five[::2].nextafter(torch.tensor(6.0))
+    norm.update(torch.stack([five, torch.zeros(50)], -1))
+    assert norm.scale.tolist() == [1, 1]
+
+
 def test_nothing_seen_changes_nothing():
     norm, value = RunningNorm(2), torch.tensor([[3.0, -4000.0]])
     norm.update(value[:0])

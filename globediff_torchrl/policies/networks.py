@@ -16,6 +16,8 @@ from globediff_torchrl.errors import UserError, check_sizes, unknown
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 INPUT_NORMS = ("running", "layer", "none")
+CONSTANT = torch.finfo(torch.float32).eps  # a deviation below this share of the mean is rounding of the input
+TINY = 1e-24  # a variance below it counts as none where the mean is 0, and says nothing of the unit
 ROUNDING = 1e-13  # a variance below this share of the mean square is what summing in double precision leaves
 
 
@@ -49,7 +51,8 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, value: Tensor) -> None:
-        """Adds ``value [*B, d]`` to the statistics (Chan et al. 1983). Constant features keep the scale 1."""
+        """Adds ``value [*B, d]`` to the statistics (Chan et al. 1983). Constant features keep the scale 1, others
+        get that of their spread in whichever unit they are."""
         value = value.reshape(-1, value.shape[-1]).double()
         rows, total = value.shape[0], value.sum(0)
         before, mean = self.sum / self.count.clamp(min=1), total / max(rows, 1)
@@ -60,7 +63,8 @@ class RunningNorm(nn.Module):
         seen = self.count.clamp(min=1)
         variance = self.m2 / seen
         self.mean.copy_(self.sum / seen)
-        self.scale.copy_(torch.where(variance > 1e-10, variance.clamp(min=1e-10).rsqrt(), 1.0))
+        least = (CONSTANT * self.sum / seen).square().clamp(min=TINY)
+        self.scale.copy_(torch.where(variance > least, variance.maximum(least).rsqrt(), 1.0))
 
     def forward(self, value: Tensor) -> Tensor:
         # without statistics the numbers are in units of their own; a branch on the count would wait for a GPU
