@@ -27,6 +27,8 @@ from globediff_torchrl.evaluation.distances import energy_distance
 from globediff_torchrl.evaluation.episodes import run_episodes
 from globediff_torchrl.evaluation.inferability import energy_score, spread_over_error
 from globediff_torchrl.evaluation.measurements import markdown_table, read_rows, write_rows
+from globediff_torchrl.evaluation.relative_error import relative_error
+from globediff_torchrl.state_models.numerics import statistics
 
 HIDDEN = {  # features of the state that no agent observes
     "vmas/hunt": ["target.*"],
@@ -40,25 +42,24 @@ HIDDEN = {  # features of the state that no agent observes
 COLUMNS = (
     "env", "algorithm", "seed", "what", "error", "hidden_error", "energy_score", "energy_distance", "spread_over_error",
 )  # fmt: skip
-VARIES = 1e-8  # a variance above it
 
 
 def share(estimate: Tensor, state: Tensor, columns: Tensor) -> float:
     """Squared error in units of the variance, mean over the given columns that vary. ``[M, d_s]`` each."""
-    variance = state.var(0, correction=0)
-    columns = columns[variance[columns] > VARIES]
-    return float(((estimate - state).square().mean(0) / variance.clamp(min=VARIES))[columns].mean())
+    error = relative_error(estimate[:, None, columns], state[:, None, columns])
+    return float("nan") if error is None else error
 
 
-def scores(hypotheses: Tensor, state: Tensor, columns: Tensor) -> dict[str, float | str]:
+def scores(hypotheses: Tensor, state: Tensor, columns: Tensor, episode: Tensor) -> dict[str, float | str]:
     """Energy score, energy distance and calibration of ``hypotheses [M, S, d_s]``, in the spread of those of
-    ``columns`` that vary."""
-    columns = columns[state.var(0, correction=0)[columns] > VARIES]
+    ``columns`` that vary; the rows of one ``episode`` ``[M]`` are not compared with each other in the distance."""
+    _, _, constant = statistics(state)
+    columns = columns[~constant[columns]]
     scale = state[:, columns].std(0)
     samples, truth = hypotheses[..., columns] / scale, state[:, columns] / scale
     return {
         "energy_score": energy_score(samples, truth),
-        "energy_distance": float(energy_distance(samples[:2000, 0], truth[:2000])),
+        "energy_distance": float(energy_distance(samples[:, 0], truth, episode)),
         "spread_over_error": spread_over_error(samples, truth) if samples.shape[1] > 1 else "",
     }
 
@@ -93,6 +94,7 @@ def measure(run: Path, episodes: int, samples: int, hidden: list[str] | None) ->
         raise UserError(f"--hidden expects what no agent sees of {env.task.name}'s state, some of: {names}.")
     columns = {"all": torch.arange(model.state_dim), "hidden": env.task.state_layout.select(hidden)}
     others, fresh = rollout(policy, env, 20_000), rollout(policy, env, 30_000)
+    episode = torch.arange(episodes).repeat_interleave(len(fresh) // episodes)  # whatever an environment played
     x, s = fresh[keys.AUX_OBSERVATION], fresh[keys.STATE]
     hypotheses = infer(model, fresh, samples)
     weights = linear_fit(others[keys.AUX_OBSERVATION][:, 0], others[keys.STATE])
@@ -113,7 +115,7 @@ def measure(run: Path, episodes: int, samples: int, hidden: list[str] | None) ->
         row["error"] = share(estimate, s, columns["all"])
         row["hidden_error"] = share(estimate, s, columns["hidden"])
         drawn = hypotheses if name == "GlobeDiff, one sample" else estimate.unsqueeze(1)
-        row |= scores(drawn, s, columns["hidden"])
+        row |= scores(drawn, s, columns["hidden"], episode)
         rows.append(row)
     return rows
 

@@ -74,9 +74,34 @@ def test_a_hidden_number_that_never_varies_counts_in_no_score(monkeypatch):
     script, g = load(monkeypatch, "inference"), torch.Generator().manual_seed(0)
     state, samples = torch.randn(50, 2, generator=g), torch.randn(50, 4, 2, generator=g)
     constant, off = torch.full((50, 1), 0.5), torch.full((50, 4, 1), 0.5 + 1e-3)
-    expected = script.scores(samples, state, torch.tensor([0, 1]))
-    found = script.scores(torch.cat([off, samples], -1), torch.cat([constant, state], -1), torch.tensor([0, 1, 2]))
-    assert found == expected
+    episode = torch.arange(50) // 5
+    expected = script.scores(samples, state, torch.tensor([0, 1]), episode)
+    wider, wider_state = torch.cat([off, samples], -1), torch.cat([constant, state], -1)
+    assert script.scores(wider, wider_state, torch.tensor([0, 1, 2]), episode) == expected
+
+
+def test_the_scores_compare_all_rows_and_none_with_its_own_episode(monkeypatch):
+    """Of the truth as it was one episode later, more than the 2000 rows that once were enough."""
+    script, g = load(monkeypatch, "inference"), torch.Generator().manual_seed(0)
+    facts = torch.randn(30, 2, generator=g)
+    state, other = facts.repeat_interleave(100, 0), facts.roll(1, 0).repeat_interleave(100, 0)
+    found = script.scores(other.unsqueeze(1), state, torch.arange(2), torch.arange(3000) // 100)
+    # the same 30 points, each once: |A - A'| and |B - B'| are one mean, |A - B| leaves the truth's own episode out
+    scaled = facts / state.std(0)
+    pairs, own = torch.cdist(scaled, scaled).sum(), (scaled - scaled.roll(1, 0)).norm(dim=-1).sum()
+    expected = 2 * (pairs - own) / (30 * 29) - 2 * pairs / (30 * 29)
+    assert found["energy_distance"] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_the_figures_of_an_inference_do_not_depend_on_the_unit(monkeypatch):
+    script, g = load(monkeypatch, "inference"), torch.Generator().manual_seed(0)
+    state, samples, columns = torch.randn(60, 2, generator=g), torch.randn(60, 4, 2, generator=g), torch.arange(2)
+    episode, expected = torch.arange(60) // 6, None
+    for unit in (1.0, 1e-7, 1e7):
+        found = script.scores(samples * unit, state * unit, columns, episode)
+        found |= {"error": script.share(samples[:, 0] * unit, state * unit, columns)}
+        expected = expected or found
+        assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_cell_judged_on_other_episodes_is_another_cell(monkeypatch, tmp_path):
