@@ -1,4 +1,4 @@
-"""A checkpoint of fit serves the fit that wrote it and no other."""
+"""A checkpoint of fit serves the fit that wrote it and no other, on whatever device."""
 
 import pytest
 import torch
@@ -7,8 +7,10 @@ from tensordict import TensorDict
 
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models import Fitter, MLPStateModel, VAEStateModel, fit
+from globediff_torchrl.state_models.fit import _Run
 
 CALL = {"steps": 6, "batch_size": 8, "progress": False}
+LONG = {"steps": 60, "batch_size": 16, "progress": False}
 
 
 def one_number_off():
@@ -118,3 +120,50 @@ def test_looking_at_the_data_leaves_the_fit_as_it_is_without_a_checkpoint(tmp_pa
     fit(whole, DrawnPairs(data()), **CALL)
     fit(saved, DrawnPairs(data()), **CALL, checkpoint=tmp_path / "fit.pt")
     assert torch.equal(weights_of(whole), weights_of(saved))
+
+
+def test_a_checkpoint_that_a_gpu_wrote_goes_on_where_there_is_none(tmp_path, monkeypatch):
+    whole, resumed, file = small(), small(), tmp_path / "fit.pt"
+    fit(whole, data(), **LONG)
+    with monkeypatch.context() as there:
+        there.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        fit(small(), data(), **LONG, checkpoint=file, stop_at=7)
+    fit(resumed, data(), **LONG, checkpoint=file)
+    assert torch.equal(weights_of(whole), weights_of(resumed))
+
+
+def test_a_checkpoint_that_the_cpu_wrote_goes_on_on_a_gpu(tmp_path, monkeypatch):
+    whole, resumed, file = small(), small(), tmp_path / "fit.pt"
+    fit(whole, data(), **LONG)
+    fit(small(), data(), **LONG, checkpoint=file, stop_at=50)
+    # a Fitter that says so: its noise is the CPU's still, and of a GPU's own nothing is there to be brought back
+    monkeypatch.setattr(Fitter, "device", property(lambda _: torch.device("cuda")))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.get_rng_state())
+    fit(resumed, data(), **LONG, checkpoint=file)
+    assert torch.equal(weights_of(whole), weights_of(resumed))
+
+
+def test_the_losses_not_yet_written_down_follow_a_fit_to_its_device(tmp_path, monkeypatch):
+    file, found = tmp_path / "fit.pt", []
+    fit(small(), data(), **LONG, checkpoint=file, stop_at=7)
+
+    def look(run):
+        found.extend(value.device.type for row in run.recent for value in row.values())
+        run.step += 1
+
+    monkeypatch.setattr(Fitter, "device", property(lambda _: torch.device("meta")))
+    monkeypatch.setattr(_Run, "advance", look)
+    fit(small(), data(), **LONG, checkpoint=file, stop_at=8)
+    assert len(found) >= 7 and set(found) == {"meta"}
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_none(tmp_path, monkeypatch):
+    file = tmp_path / "fit.pt"
+    fit(small(), data(), **CALL, checkpoint=file)
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refused)
+    with pytest.raises(PermissionError):
+        fit(small(), data(), **CALL, checkpoint=file)

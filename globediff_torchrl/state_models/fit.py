@@ -65,8 +65,8 @@ def fit(
         ema: as :class:`Fitter`, 0.999 where None is given. seed: of the batches and the noise.
         progress: show a bar.
         checkpoint: file to save to every ``checkpoint_every`` steps. If it is there, training goes on from it and ends
-            as if it had not been interrupted; that of another fit is refused: other steps, batch_size, lr, seed, data,
-            settings of the model or of the fitter.
+            as if it had not been interrupted, or on another device from where it was, with that device's noise; that of
+            another fit is refused: other steps, batch_size, lr, seed, data, settings of the model or of the fitter.
         validation: data as above, which are not fitted; their loss is recorded beside the training's, and what the
             regression leaves open (``inferred_blend``) and the last denoising step leaves out (``final_noise``) is
             measured on them at the end: on fitted pairs both come out too small where the model over-fits.
@@ -193,17 +193,21 @@ class _Run:
                 self.fitter.set_statistics(*self.pairs.spread(STATISTICS_ROWS))
             return
         try:
-            state = torch.load(checkpoint, weights_only=True)
+            # to the CPU: the device it was written on need not be here, and generators take their states from there
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
             written = dict(state["plan"])
-        except Exception as error:
+        except OSError:  # the disk's fault or a permission's: the file may be whole
+            raise
+        except Exception as error:  # what torch raises for a torn file depends on where it is torn
             raise UserError(f"{checkpoint} is no checkpoint of fit ({error}): delete it.") from error
         check_plan(checkpoint, written, self.plan)
         self.fitter.load_state_dict(state["fitter"])
-        self.step, self.history, self.recent = state["step"], state["history"], state["recent"]
+        self.step, self.history = state["step"], state["history"]
+        self.recent = [{name: term.to(self.fitter.device) for name, term in row.items()} for row in state["recent"]]
         self.continued = state.get("continued", False)  # an older file has not got it
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["rng"])
-        if self.fitter.device.type == "cuda":
+        if self.fitter.device.type == "cuda" and "cuda_rng" in state:  # one that the CPU wrote has none
             torch.cuda.set_rng_state(state["cuda_rng"], self.fitter.device)
 
     def save(self, checkpoint: str | Path) -> None:
