@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_models import AUX, INFERRED, data, small, weights_of
 from tensordict import TensorDict
+from torchrl.objectives import LossModule
 
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.inferability import spread_over_error
@@ -82,6 +83,38 @@ def test_the_order_of_the_documentation_measures_everything():
     assert (model.residual_scale != 1).all() and (model.final_scale > 0).all()
     assert (model.open_share[:8] < 0.9).all()  # what x tells, after a few steps
     assert not torch.equal(model.open_share, model.residual_scale.square().clamp(max=1))  # measured again at the end
+
+
+class PlainLoss(LossModule):
+    """A loss of TorchRL's kind, with no key of ours, that reads every row: NaN of x, of s and of its own ``factor``."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.factor = model, 1.0
+
+    def forward(self, tensordict):
+        error = self.model.net(tensordict[AUX]).mean() - tensordict["state"].mean()
+        return TensorDict({"loss_plain": error.square() * self.factor}, [])
+
+
+class PlainlyTrained(MLPStateModel):
+    def make_loss(self):
+        return PlainLoss(self)
+
+
+@pytest.mark.parametrize("at_fault", [AUX, "state", None])
+def test_a_loss_without_our_keys_that_is_not_finite_is_explained_by_the_models_own(at_fault):
+    fitter, td = Fitter(PlainlyTrained(4, 3, width=16)), data()
+    td["agents", "active_mask"] = torch.arange(64).reshape(64, 1, 1).expand(64, 2, 1) > 0  # the first row is dead
+    assert fitter.step(td)["loss_plain"].isfinite()
+    if at_fault is None:
+        fitter.loss.factor = torch.inf
+        says = "not finite although x and s are"
+    else:
+        td[at_fault][0].view(-1)[0] = torch.nan
+        says = f"{re.escape(repr(at_fault))} holds 1 of {td[at_fault].numel()} values that are NaN"
+    with pytest.raises(UserError, match=says):
+        fitter.step(td)
 
 
 def warned(model, steps, fitter=None, **settings):

@@ -95,6 +95,18 @@ def test_who_counts_is_read_from_the_group_of_x(aux, mask):
         fit(model, td, steps=3, progress=False)
 
 
+def test_without_a_mask_key_the_mask_of_the_models_own_group_is_read():
+    model, td = regressor(aux_key=("walkers", "x")), data()
+    td["walkers", "x"] = td[AUX].clone()
+    td["walkers", "active_mask"] = torch.zeros(64, 2, 1, dtype=torch.bool)
+    td[MASK] = torch.ones(64, 2, 1, dtype=torch.bool)  # of another group
+    *_, mask = read_pairs(model, td)
+    assert mask.shape == (64, 2) and not mask.any()
+    *_, weights = model.training_pairs(td, model.aux_key, model.state_key)
+    assert torch.equal(weights, torch.zeros(128))
+    assert read_pairs(model, td, mask_key=MASK)[2].all() and read_pairs(model, td, masked=False)[2] is None
+
+
 def test_few_living_agents_are_all_measured():
     td = data(4096)
     td[MASK] = torch.zeros(4096, 2, 1, dtype=torch.bool)

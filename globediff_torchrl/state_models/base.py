@@ -155,7 +155,7 @@ class StateModel(TensorDictModuleBase):
 
         x and s of the dead are 0, whatever they were: NaN times a weight of 0 is NaN.
 
-        See :func:`read_pairs` for what the tensordict may hold.
+        See :func:`read_pairs` for what the tensordict may hold; without a ``mask_key`` the model's own is read.
 
         Raises:
             UserError: a missing key or a wrong shape.

@@ -167,9 +167,10 @@ class Fitter:
             )
 
     def _explain(self, batch: TensorDictBase) -> None:
-        names = self.loss.tensor_keys
-        x_key, s_key, mask_key = names.aux_observation, names.state, getattr(names, "active_mask", None)
-        x, s, mask = read_pairs(self.raw, batch, x_key, s_key, mask_key)
+        keys = self.loss.tensor_keys  # a loss of any other kind than ours need not have keys of these names
+        x_key, s_key = getattr(keys, "aux_observation", self.raw.aux_key), getattr(keys, "state", self.raw.state_key)
+        mask_key = getattr(keys, "active_mask", None)  # one that knows no mask may fail by what the dead hold
+        x, s, mask = read_pairs(self.raw, batch, x_key, s_key, mask_key, masked=mask_key is not None)
         for key, value in ((x_key, x), (s_key, s)):
             check_finite(key, batch.get(key) if mask is None else value[mask])
         raise UserError("The state model's loss is not finite although x and s are: lower lr, or check the statistics.")

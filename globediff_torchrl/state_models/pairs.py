@@ -58,7 +58,7 @@ class TensorDictPairs:
     """
 
     def __init__(self, model: StateModel, data: TensorDictBase):
-        x, s, mask = read_pairs(model, data, mask_key=model.mask_key)
+        x, s, mask = read_pairs(model, data)
         if x.shape[:-2].numel() == 0:
             raise UserError(f"fit expects data with at least one row, got batch size {list(x.shape[:-2])}: was it cut?")
         if mask is not None and not mask.any():

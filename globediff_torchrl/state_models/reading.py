@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
-from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,8 +37,9 @@ def read_pairs(
     tensordict: TensorDictBase,
     aux_key: NestedKey | None = None,
     state_key: NestedKey | None = None,
-    mask_key: NestedKey | None = keys.ACTIVE_MASK,
+    mask_key: NestedKey | None = None,
     asker: str = "fit",
+    masked: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """x ``[*B, n, d_x]``, s ``[*B, n, d_s]``, raw, and who counts, bool ``[*B, n]``, or None without a mask.
 
@@ -50,11 +50,13 @@ def read_pairs(
     Args:
         model: gives sizes, ``infer_per``, and the keys where None is given for them.
         tensordict: the data. asker: who says so in an error.
+        masked: False reads no mask, so that the dead count too.
 
     Raises:
         UserError: a missing key or a wrong shape.
     """
     aux_key, state_key = aux_key or model.aux_key, state_key or model.state_key
+    mask_key = mask_key or model.mask_key
     x, s = tensordict.get(aux_key, None), tensordict.get(state_key, None)
     for key, value, dim in ((aux_key, x, model.aux_dim), (state_key, s, model.state_dim)):
         if value is None:
@@ -64,7 +66,7 @@ def read_pairs(
         model.check_dim(key, value, dim)
     if x.ndim < 2:
         raise UserError(f"{aux_key!r} expects shape [*B, n, {model.aux_dim}], got {list(x.shape)}: agent dim?")
-    mask = None if mask_key is None else tensordict.get(mask_key, None)
+    mask = tensordict.get(mask_key, None) if masked else None
     if mask is not None:
         mask = mask.bool().squeeze(-1) if mask.ndim == x.ndim else mask.bool()
     own = s.ndim == x.ndim  # each agent's own state
