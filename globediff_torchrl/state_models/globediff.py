@@ -7,12 +7,13 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import dispatch
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
+from torchrl.modules import MLP
 
 from globediff_torchrl import keys
 from globediff_torchrl.envs.task import ONE_COPY, task_of
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
-from globediff_torchrl.state_models.latent import LatentPosterior, mlp
+from globediff_torchrl.state_models.latent import LatentPosterior
 from globediff_torchrl.state_models.latent_mixture import make_prior
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
 from globediff_torchrl.state_models.presets import FIT, PRESETS, complete_settings, idle_settings
@@ -163,8 +164,8 @@ class GlobeDiff(StateModel):
         self.schedule = NoiseSchedule(settings["schedule"], steps, **options)
         self.sampler = DiffusionSampler(self.schedule, settings["sampler"], settings["prediction"], clip)
         d_x, d_s, d_z = self.aux_dim, self.state_dim, self.latent_dim
-        center_width = settings["center_width"]
-        self.regression = mlp([d_x, center_width, center_width, d_s], nn.SiLU) if self.centred else None
+        cells = [settings["center_width"]] * 2
+        self.regression = MLP(d_x, d_s, num_cells=cells, activation_class=nn.SiLU) if self.centred else None
         self.register_buffer("residual_scale", torch.ones(d_s))
         self.register_buffer("open_share", torch.ones(d_s))
         self.final_noise = settings["final_noise"]

@@ -1,27 +1,16 @@
 """The latent z that selects a mode: prior p(z | x) and posterior q(z | x, s), diagonal Gaussians (Eqs. 3 and 4)."""
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
+from torchrl.modules import MLP
 
 LOG_VARIANCE_RANGE = (-8.0, 4.0)  # keeps the KL finite when a network extrapolates
-
-
-def mlp(sizes: list[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Linear layers of the given sizes with an activation between them, none after the last."""
-    layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(pairwise(sizes)):
-        layers.append(nn.Linear(a, b))
-        if i < len(sizes) - 2:
-            layers.append(activation())
-    return nn.Sequential(*layers)
 
 
 class _Gaussian(nn.Module):
     def __init__(self, in_dim: int, latent_dim: int, width: int, layers: int):
         super().__init__()
-        self.net = mlp([in_dim, *[width] * layers, 2 * latent_dim])
+        self.net = MLP(in_dim, 2 * latent_dim, num_cells=[width] * layers, activation_class=nn.ReLU)
         # start as N(~0, 1): the first KL is then near 0 and does not swamp the first steps
         nn.init.zeros_(self.net[-1].bias)
         with torch.no_grad():

@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor, nn
+from torchrl.modules import MLP
 
-from globediff_torchrl.state_models.latent import LOG_VARIANCE_RANGE, LatentPrior, mlp, sample_gaussian
+from globediff_torchrl.state_models.latent import LOG_VARIANCE_RANGE, LatentPrior, sample_gaussian
 
 
 class MixturePrior(nn.Module):
@@ -25,7 +26,7 @@ class MixturePrior(nn.Module):
         super().__init__()
         self.noise_size, self.modes = latent_dim + 1, modes
         self.sizes = [modes, modes * latent_dim, modes * latent_dim]
-        self.net = mlp([aux_dim, *[width] * layers, sum(self.sizes)])
+        self.net = MLP(aux_dim, sum(self.sizes), num_cells=[width] * layers, activation_class=nn.ReLU)
         nn.init.zeros_(self.net[-1].bias)
         with torch.no_grad():
             self.net[-1].weight.mul_(0.1)

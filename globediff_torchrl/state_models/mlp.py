@@ -5,11 +5,11 @@ from typing import Any
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import dispatch
 from torch import Tensor, nn
+from torchrl.modules import MLP
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import check_count, unknown
 from globediff_torchrl.state_models.base import COMMON, StateModel
-from globediff_torchrl.state_models.latent import mlp
 from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
 from globediff_torchrl.state_models.reading import as_key, unlocked
@@ -63,7 +63,8 @@ class MLPStateModel(StateModel):
         layers = settings["layers"] if layers is None else layers
         for name, value in (("width", width), ("layers", layers)):
             check_count(name, value, "leave it away for the preset's")
-        self.net = mlp([aux_dim, *[width] * layers, state_dim], _ACTIVATIONS[settings["activation"]])
+        activation = _ACTIVATIONS[settings["activation"]]
+        self.net = MLP(aux_dim, state_dim, num_cells=[width] * layers, activation_class=activation)
         self.out_keys = [self.inferred_key, self.mean_key]
         self.config = {
             "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "width": width, "layers": layers,

@@ -7,11 +7,12 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import dispatch
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
+from torchrl.modules import MLP
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import check_count, unknown
 from globediff_torchrl.state_models.base import COMMON, StateModel
-from globediff_torchrl.state_models.latent import LatentPosterior, active_units, gaussian_kl, mlp, sample_gaussian
+from globediff_torchrl.state_models.latent import LatentPosterior, active_units, gaussian_kl, sample_gaussian
 from globediff_torchrl.state_models.numerics import check_number, masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
 from globediff_torchrl.state_models.reading import as_key, unlocked
@@ -74,7 +75,8 @@ class VAEStateModel(StateModel):
         self.latent_key = as_key(latent_key)
         size = {"width": settings["width"], "layers": settings["layers"]}
         self.posterior = LatentPosterior(aux_dim, state_dim, self.latent_dim, **size)
-        self.decoder = mlp([aux_dim + self.latent_dim, *[size["width"]] * size["layers"], state_dim], nn.ReLU)
+        cells = [settings["width"]] * settings["layers"]
+        self.decoder = MLP(aux_dim + self.latent_dim, state_dim, num_cells=cells, activation_class=nn.ReLU)
         self.repeatable = RepeatableNoise(1, aux_dim, self.latent_dim)
         self.out_keys = [self.inferred_key, self.latent_key]
         self.config = {
