@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from globediff_torchrl.envs import make_env
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.evaluation.figures import bracket_figure, study_curves
-from globediff_torchrl.evaluation.measurements import read_rows, write_rows
-from globediff_torchrl.evaluation.statistics import bootstrap_interval
+from globediff_torchrl.studies.figures import bracket_figure, study_curves
+from globediff_torchrl.studies.statistics import bootstrap_interval
+from globediff_torchrl.tables import read_rows, write_rows
 from globediff_torchrl.training.checkpoint import FOLDER
 from globediff_torchrl.training.config import main_config, scenario_entry
 

@@ -24,11 +24,11 @@ from tensordict import TensorDict
 from torch import nn
 from tqdm import tqdm
 
-from globediff_torchrl.evaluation.distances import energy_distance, wasserstein2
-from globediff_torchrl.evaluation.known_posteriors import PROBLEMS
-from globediff_torchrl.evaluation.measurements import read_rows, write_rows
 from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, StateModel, VAEStateModel, fit
 from globediff_torchrl.state_models.sampler import DiffusionSampler
+from globediff_torchrl.studies.distances import energy_distance, wasserstein2
+from globediff_torchrl.studies.known_posteriors import PROBLEMS
+from globediff_torchrl.tables import read_rows, write_rows
 
 AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
 FIELDS = ["problem", "model", "seed", "steps", "energy", "w2", "share", "kl", "active_units", "train_s", "sample_ms"]

@@ -24,13 +24,14 @@ import torch
 from tqdm import tqdm
 
 from globediff_torchrl import fit, load_policy, make_env, make_state_model
-from globediff_torchrl.envs.smax_layouts import STEP_LIMIT, state_layout, target_layout
-from globediff_torchrl.evaluation.episode_memory import EpisodeMemory, fit_memory, remember
-from globediff_torchrl.evaluation.hidden_enemies import battle_reader, judge_enemies
-from globediff_torchrl.evaluation.measurements import markdown_table, read_rows, write_rows
-from globediff_torchrl.evaluation.probe import RowPairs, infer_rows
-from globediff_torchrl.evaluation.recorded import Reads, Recorded, record_episodes
+from globediff_torchrl.envs.smax.layouts import STEP_LIMIT, state_layout, target_layout
 from globediff_torchrl.files import replacing
+from globediff_torchrl.studies.episode_memory import EpisodeMemory, fit_memory, remember
+from globediff_torchrl.studies.hidden_enemies import battle_reader, judge_enemies
+from globediff_torchrl.studies.measurements import markdown_table
+from globediff_torchrl.studies.probe import RowPairs, infer_rows
+from globediff_torchrl.studies.recorded import Reads, Recorded, record_episodes
+from globediff_torchrl.tables import read_rows, write_rows
 
 SCENARIO = "smacv2_5_units"
 UNITS, UNIT_TYPES, ACTIONS = 5, 6, 10

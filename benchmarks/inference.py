@@ -23,12 +23,13 @@ from tqdm import tqdm
 
 from globediff_torchrl import GlobeDiff, fit, keys, load_policy, make_state_model
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.evaluation.distances import energy_distance
 from globediff_torchrl.evaluation.episodes import run_episodes
-from globediff_torchrl.evaluation.inferability import energy_score, spread_over_error
-from globediff_torchrl.evaluation.measurements import markdown_table, read_rows, write_rows
 from globediff_torchrl.evaluation.relative_error import relative_error
 from globediff_torchrl.state_models.numerics import statistics
+from globediff_torchrl.studies.distances import energy_distance
+from globediff_torchrl.studies.inferability import energy_score, spread_over_error
+from globediff_torchrl.studies.measurements import markdown_table
+from globediff_torchrl.tables import read_rows, write_rows
 
 HIDDEN = {  # features of the state that no agent observes
     "vmas/hunt": ["target.*"],

@@ -24,7 +24,7 @@ import torch
 import vmas
 from torch import Tensor, nn
 
-from globediff_torchrl.envs import scenarios
+from globediff_torchrl.envs.vmas import scenarios
 
 # scenario, its arguments, columns of the observation to hide, steps of an episode
 TASKS = {

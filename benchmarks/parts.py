@@ -23,10 +23,11 @@ from tqdm import tqdm
 from globediff_torchrl import load_policy
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.episodes import evaluate
-from globediff_torchrl.evaluation.measurements import markdown_table, read_rows, write_rows
-from globediff_torchrl.evaluation.parts import EXCHANGES, ExchangePart
-from globediff_torchrl.evaluation.statistics import bootstrap_interval
 from globediff_torchrl.state_models import StateModel
+from globediff_torchrl.studies.measurements import markdown_table
+from globediff_torchrl.studies.parts import EXCHANGES, ExchangePart
+from globediff_torchrl.studies.statistics import bootstrap_interval
+from globediff_torchrl.tables import read_rows, write_rows
 
 COLUMNS = ("run", "part", "by", "episodes", "return", "success")
 HEADER = (

@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from globediff_torchrl import keys
 from globediff_torchrl.evaluation.episodes import evaluate, run_episodes
-from globediff_torchrl.evaluation.measurements import write_rows
 from globediff_torchrl.state_models import Fitter, GlobeDiff
 from globediff_torchrl.state_models.pairs import pairs_of
+from globediff_torchrl.tables import write_rows
 from globediff_torchrl.training.results import load_policy
 
 COLUMNS = ("env", "seed", "reads", "refreshed", "return", "return_sem", "state_error")

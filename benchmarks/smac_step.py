@@ -41,11 +41,12 @@ from torchrl.envs.libs.smacv2 import SMACv2Env
 from tqdm import tqdm
 
 from globediff_torchrl import keys, make_env
-from globediff_torchrl.envs.processes import with_descendants
-from globediff_torchrl.envs.smac_install import missing
-from globediff_torchrl.envs.smac_maps import SMACV1_MAPS, options, smac_map
-from globediff_torchrl.evaluation.cpu_time import Clocks, cpu_seconds, read_clocks
-from globediff_torchrl.evaluation.measurements import arguments, markdown_table, read_rows, write_rows
+from globediff_torchrl.envs.processes.children import with_descendants
+from globediff_torchrl.envs.smac.install import missing
+from globediff_torchrl.envs.smac.maps import SMACV1_MAPS, options, smac_map
+from globediff_torchrl.studies.cpu_time import Clocks, cpu_seconds, read_clocks
+from globediff_torchrl.studies.measurements import arguments, markdown_table
+from globediff_torchrl.tables import read_rows, write_rows
 from globediff_torchrl.training.algorithms import make_team
 from globediff_torchrl.training.config import compose
 
@@ -74,7 +75,7 @@ def start_clocks(folder: str) -> None:
     for method in ("step", "get_obs", "get_state", "get_avail_actions"):
         clock.wrap(StarCraft2Env, method, "smacv2")
     clock.wrap(ParallelEnv, "_wait_for_workers", "waiting")
-    from globediff_torchrl.envs import parallel
+    from globediff_torchrl.envs.processes import parallel
 
     clock.wrap(parallel._Workers, "_wait_for_workers", "waiting")
 

@@ -28,7 +28,8 @@ from torchrl.collectors import Collector
 from tqdm import tqdm
 
 from globediff_torchrl import make_env
-from globediff_torchrl.evaluation.measurements import arguments, markdown_table, read_rows, write_rows
+from globediff_torchrl.studies.measurements import arguments, markdown_table
+from globediff_torchrl.tables import read_rows, write_rows
 from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.config import compose
 

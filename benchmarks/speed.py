@@ -30,7 +30,7 @@ from tensordict import TensorDict
 from tqdm import tqdm
 
 from globediff_torchrl import GlobeDiff, keys, make_env, make_trainer
-from globediff_torchrl.evaluation.measurements import read_rows, write_rows
+from globediff_torchrl.tables import read_rows, write_rows
 
 LEAN = Path(__file__).with_name("lean_mappo.py")
 ALGORITHMS = ("globediff", "mappo", "lean")

@@ -154,7 +154,7 @@ def check_game() -> Iterator[Finding]:
 
 def check_maps() -> Iterator[Finding]:
     """SMAC's maps, in the game's folder; nothing to say where there is no such folder."""
-    from globediff_torchrl.envs.smac_maps import SMACV1_MAPS
+    from globediff_torchrl.envs.smac.maps import SMACV1_MAPS
 
     folder = game_folder() / "Maps" / "SMAC_Maps"
     if not game_folder().is_dir():
@@ -193,7 +193,7 @@ def check_machine() -> Iterator[Finding]:
 
 
 def check_leftovers() -> Iterator[Finding]:
-    from globediff_torchrl.envs.processes import engines
+    from globediff_torchrl.envs.processes.children import engines
 
     running = engines()
     orphans = [str(pid) for pid, parent in running if parent == 1]

@@ -12,9 +12,9 @@ from sc2_standin import Knobs, install, read_log
 from skirmish import Skirmish
 
 from globediff_torchrl import make_env, make_trainer, wrap_env
-from globediff_torchrl.envs.processes import children
+from globediff_torchrl.envs.processes.children import children
 from globediff_torchrl.envs.smac import SmacEnv
-from globediff_torchrl.envs.smax_jax import load_battles
+from globediff_torchrl.envs.smax.jax_setup import load_battles
 
 ENVS, STEPS = 8, 10
 FAST = [

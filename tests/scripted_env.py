@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from globediff_torchrl.envs.guard import GuardedEnv
+from globediff_torchrl.envs.processes.guard import GuardedEnv
 
 
 class ScriptedEnv(EnvBase):

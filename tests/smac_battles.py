@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs.smac_maps import SMACV1_MAPS
+from globediff_torchrl.envs.smac.maps import SMACV1_MAPS
 
 MEDIVAC = 54
 # agents, enemies, actions, observation, state, numbers that are hidden: of the public descriptions of SMAC

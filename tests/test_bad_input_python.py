@@ -13,9 +13,8 @@ from torchrl.envs import EnvBase, SerialEnv, StepCounter, TransformedEnv
 from torchrl.modules import ValueOperator
 
 from globediff_torchrl import UserError, load_policy, make_actor, make_critic, make_env, make_trainer, wrap_env
-from globediff_torchrl.envs import scenarios
-from globediff_torchrl.envs.layout import FeatureLayout
-from globediff_torchrl.envs.vmas import StateVmasEnv
+from globediff_torchrl.envs.vmas import StateVmasEnv, scenarios
+from globediff_torchrl.layout import FeatureLayout
 from globediff_torchrl.policies import update_input_statistics
 from globediff_torchrl.state_models import Fitter, GlobeDiff, MLPStateModel, fit, make_state_model
 from globediff_torchrl.training.mappo import make_loss

@@ -12,7 +12,7 @@ import pytest
 from benchmark_scripts import load, run
 
 from globediff_torchrl import UserError
-from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.envs.vmas import PRESETS
 from globediff_torchrl.training.config import compose
 
 

@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModule
 
 from globediff_torchrl import keys as k
 from globediff_torchrl import make_actor, make_env
-from globediff_torchrl.envs.vmas_state import read_state
+from globediff_torchrl.envs.vmas.state import read_state
 from globediff_torchrl.policies import RunningNorm
 from globediff_torchrl.training.config import compose
 from globediff_torchrl.training.mappo import Advantages, make_loss

@@ -18,7 +18,7 @@ import pytest
 from benchmark_scripts import ROOT, run
 
 from globediff_torchrl import UserError, make_trainer
-from globediff_torchrl.envs import smac_install
+from globediff_torchrl.envs.smac import install as smac_install
 from globediff_torchrl.state_models.presets import PRESETS
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.validation import validate

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from globediff_torchrl import make_trainer
 from globediff_torchrl.envs import make_env
-from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.envs.vmas import PRESETS
 from globediff_torchrl.policies import RunningNorm
 from globediff_torchrl.state_models import STATE_MODELS
 from globediff_torchrl.state_models.presets import PRESETS as MODEL_PRESETS

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from globediff_torchrl import doctor
-from globediff_torchrl.envs import processes
+from globediff_torchrl.envs.processes import children as processes
 
 SCRIPT = doctor.__file__
 
@@ -38,7 +38,7 @@ def game(monkeypatch, tmp_path):
     engine.chmod(0o755)
     maps = tmp_path / "Maps" / "SMAC_Maps"
     maps.mkdir(parents=True)
-    from globediff_torchrl.envs.smac_maps import SMACV1_MAPS
+    from globediff_torchrl.envs.smac.maps import SMACV1_MAPS
 
     for name in (*SMACV1_MAPS, "32x32_flat"):
         (maps / f"{name}.SC2Map").touch()

@@ -6,7 +6,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.objectives.value import MultiAgentGAE
 
-from globediff_torchrl.envs.crashed import crashed_steps, drop_crashed
+from globediff_torchrl.envs.processes.crashed import crashed_steps, drop_crashed
 
 
 def batch_of(done, crashed, **values):

@@ -14,8 +14,8 @@ from process_watch import alive, wait_until
 from scripted_env import ScriptedEnv, guarded
 from torchrl.envs.utils import check_env_specs
 
-from globediff_torchrl.envs.guard import GuardedEnv
-from globediff_torchrl.envs.processes import children, die_with_parent, kill_processes, resident_memory
+from globediff_torchrl.envs.processes.children import children, die_with_parent, kill_processes, resident_memory
+from globediff_torchrl.envs.processes.guard import GuardedEnv
 from globediff_torchrl.errors import TrainingError, UserError
 
 pytestmark = pytest.mark.usefixtures("no_process_is_left")
@@ -164,7 +164,7 @@ def test_a_good_episode_between_two_crashes_begins_the_count_anew(tmp_path):
 
 def test_the_pause_between_attempts_grows(tmp_path, monkeypatch):
     pauses = []
-    monkeypatch.setattr("globediff_torchrl.envs.guard.time.sleep", pauses.append)
+    monkeypatch.setattr("globediff_torchrl.envs.processes.guard.time.sleep", pauses.append)
     env = guarded(tmp_path, {"refuse": 3}, pause=1.0)
     assert pauses == [1.0, 2.0, 4.0]
     env.close()

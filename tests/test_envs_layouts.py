@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from globediff_torchrl.envs import make_env
-from globediff_torchrl.envs.presets import PRESETS
-from globediff_torchrl.envs.vmas_layouts import OBSERVATIONS
-from globediff_torchrl.envs.vmas_state import entity_name
+from globediff_torchrl.envs.vmas import PRESETS
+from globediff_torchrl.envs.vmas.layouts import OBSERVATIONS
+from globediff_torchrl.envs.vmas.state import entity_name
 
 STOCK = [name for name in OBSERVATIONS if name != "sampling"]  # a second a reset
 STATE_ATTRIBUTES = {"position": "pos", "velocity": "vel", "angular_velocity": "ang_vel", "message": "c"}

@@ -12,8 +12,8 @@ from process_watch import alive, wait_until
 from scripted_env import guarded
 from torchrl.envs import SerialEnv
 
-from globediff_torchrl.envs.parallel import parallel_env
-from globediff_torchrl.envs.processes import children
+from globediff_torchrl.envs.processes.children import children
+from globediff_torchrl.envs.processes.parallel import parallel_env
 from globediff_torchrl.errors import TrainingError, UserError
 
 pytestmark = pytest.mark.usefixtures("no_process_is_left")

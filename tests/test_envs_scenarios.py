@@ -11,8 +11,8 @@ from simple_players import play, put, still, world_of
 from torchrl.envs.libs.vmas import VmasEnv
 from torchrl.envs.utils import check_env_specs
 
-from globediff_torchrl.envs import make_env, scenarios
-from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.envs import make_env
+from globediff_torchrl.envs.vmas import PRESETS, scenarios
 
 
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if not isinstance(preset.scenario, str)])

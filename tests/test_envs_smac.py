@@ -10,7 +10,7 @@ from torchrl.envs.utils import check_env_specs
 from globediff_torchrl import keys, make_env
 from globediff_torchrl.envs import describe_hidden
 from globediff_torchrl.envs.smac import SmacEnv
-from globediff_torchrl.envs.smac_maps import SMACV1_MAPS, smac_map
+from globediff_torchrl.envs.smac.maps import SMACV1_MAPS, smac_map
 from globediff_torchrl.errors import UserError
 
 pytest.importorskip("smacv2", reason="smacv2 is not installed, see docs/smac.md")

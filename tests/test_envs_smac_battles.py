@@ -8,7 +8,7 @@ from sc2_standin import read_log
 from smac_battles import SIZES, episode, focused, standing
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs.smac_maps import SMACV1_MAPS
+from globediff_torchrl.envs.smac.maps import SMACV1_MAPS
 from globediff_torchrl.errors import UserError
 
 pytest.importorskip("smacv2", reason="smacv2 is not installed, see docs/smac.md")

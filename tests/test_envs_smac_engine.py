@@ -14,7 +14,7 @@ from globediff_torchrl import keys
 pytest.importorskip("smacv2", reason="smacv2 is not installed, see docs/smac.md")
 pytest.importorskip("pysc2", reason="pysc2 is not installed, see docs/smac.md")
 
-from globediff_torchrl.envs import smac_game
+from globediff_torchrl.envs.smac import game as smac_game
 
 
 def test_maps_that_wait_before_the_next_battle_do_too(battle, engine):

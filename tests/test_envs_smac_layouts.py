@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from globediff_torchrl import available_envs, make_env
-from globediff_torchrl.envs import smac_install
 from globediff_torchrl.envs.hiding import resolve_hidden
-from globediff_torchrl.envs.smac_layouts import HIDDEN, hidden_by_default, observation_layout, state_layout
-from globediff_torchrl.envs.smac_maps import (
+from globediff_torchrl.envs.smac import install as smac_install
+from globediff_torchrl.envs.smac.layouts import HIDDEN, hidden_by_default, observation_layout, state_layout
+from globediff_torchrl.envs.smac.maps import (
     SMACV1_MAPS,
     SMACV2_MAPS,
     capabilities,

@@ -7,7 +7,7 @@ import torch
 from smax_battles import B, half_attack, need_jaxmarl
 
 from globediff_torchrl import keys, make_env
-from globediff_torchrl.envs.smax_layouts import SCENARIOS
+from globediff_torchrl.envs.smax.layouts import SCENARIOS
 
 need_jaxmarl()
 pytestmark = pytest.mark.usefixtures("jaxmarl_in_silence")
@@ -104,7 +104,7 @@ def test_every_scenario_is_built_with_the_sizes_of_jaxmarls_own(scenario, monkey
     one-hot code, for which a bit for life stands."""
     from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
 
-    from globediff_torchrl.envs import smax_battle
+    from globediff_torchrl.envs.smax import battle as smax_battle
 
     # make_battles keeps the last few: these would push out what the other tests have compiled
     monkeypatch.setattr(smax_battle, "make_battles", smax_battle.Battles)
@@ -146,7 +146,7 @@ def test_the_fast_push_is_jaxmarls():
     import jax
     from jaxmarl.environments.smax.smax_env import SMAX, map_name_to_scenario
 
-    from globediff_torchrl.envs.smax_units import ScalarPush
+    from globediff_torchrl.envs.smax.units import ScalarPush
 
     slow, fast = (kind(scenario=map_name_to_scenario("smacv2_5_units")) for kind in (SMAX, ScalarPush))
     generator = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ from smax_battles import B, need_jaxmarl
 
 from globediff_torchrl import keys, make_env
 from globediff_torchrl.envs.smax import STOP, SmaxEnv
-from globediff_torchrl.envs.smax_jax import CACHE_SWITCH, load_battles
+from globediff_torchrl.envs.smax.jax_setup import CACHE_SWITCH, load_battles
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import env_from_config
 
@@ -49,7 +49,7 @@ def test_a_unit_farther_than_the_sight_range_is_not_seen():
 
 
 def test_jaxmarls_own_arguments_come_from_the_command_line():
-    from globediff_torchrl.envs.smax_units import ScalarPush
+    from globediff_torchrl.envs.smax.units import ScalarPush
 
     def units(*overrides):
         config = configuration.compose("smax", ["env.map=3m", "env.num_envs=2", *overrides])

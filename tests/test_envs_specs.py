@@ -7,7 +7,7 @@ import torch
 from torchrl.envs.utils import check_env_specs
 
 from globediff_torchrl.envs import available_envs, make_env
-from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.envs.vmas import PRESETS
 
 # left out: sampling (a second a reset), road_traffic (a second a step), joint_passage and waterfall (1-2 seconds here),
 # and the four whose agents have actions of different sizes, see test_envs_vmas.py

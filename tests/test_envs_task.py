@@ -17,10 +17,9 @@ from globediff_torchrl import (
     record_episode,
     wrap_env,
 )
-from globediff_torchrl.envs import scenarios
-from globediff_torchrl.envs.task import task_of
-from globediff_torchrl.envs.vmas import StateVmasEnv
+from globediff_torchrl.envs.vmas import StateVmasEnv, scenarios
 from globediff_torchrl.policies import add_memory
+from globediff_torchrl.task import task_of
 
 
 def hunt():

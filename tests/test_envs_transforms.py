@@ -19,8 +19,7 @@ from globediff_torchrl.envs import (
     make_env,
 )
 from globediff_torchrl.envs.auxiliary import FrameMemory, joint
-from globediff_torchrl.envs.presets import PRESETS
-from globediff_torchrl.envs.vmas import StateVmasEnv
+from globediff_torchrl.envs.vmas import PRESETS, StateVmasEnv
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.keys import ACTION, ACTIVE_MASK, AGENT_ID, AUX_OBSERVATION, LAST_ACTION, OBSERVATION
 

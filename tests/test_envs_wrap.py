@@ -18,8 +18,8 @@ from torchrl.envs.utils import check_env_specs
 
 from globediff_torchrl import keys as k
 from globediff_torchrl import make_actor, make_critic
-from globediff_torchrl.envs import Feature, FeatureLayout, describe_hidden, scenarios, wrap_env
-from globediff_torchrl.envs.vmas import StateVmasEnv
+from globediff_torchrl.envs import Feature, FeatureLayout, describe_hidden, wrap_env
+from globediff_torchrl.envs.vmas import StateVmasEnv, scenarios
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.episodes import evaluate
 from globediff_torchrl.policies import update_input_statistics

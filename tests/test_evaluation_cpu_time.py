@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from globediff_torchrl.evaluation.cpu_time import Clocks, cpu_seconds, read_clocks
+from globediff_torchrl.studies.cpu_time import Clocks, cpu_seconds, read_clocks
 
 
 def busy(seconds):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.evaluation.distances import energy_distance, mean_pair_distance
+from globediff_torchrl.studies.distances import energy_distance, mean_pair_distance
 
 
 def test_the_mean_pair_distance_counts_no_sample_against_itself():

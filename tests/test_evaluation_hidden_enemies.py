@@ -7,10 +7,10 @@ import torch
 from tensordict import TensorDict
 
 from globediff_torchrl import fit, keys, make_state_model
-from globediff_torchrl.envs.layout import Feature, FeatureLayout
-from globediff_torchrl.envs.smax_layouts import target_layout
-from globediff_torchrl.evaluation.hidden_enemies import battle_reader, calibration, if_alive, judge_enemies
-from globediff_torchrl.evaluation.probe import RowPairs, infer_rows
+from globediff_torchrl.envs.smax.layouts import target_layout
+from globediff_torchrl.layout import Feature, FeatureLayout
+from globediff_torchrl.studies.hidden_enemies import battle_reader, calibration, if_alive, judge_enemies
+from globediff_torchrl.studies.probe import RowPairs, infer_rows
 
 ENEMIES, TYPES, ROWS = 3, 4, 4_000
 LAYOUT = target_layout(ENEMIES, TYPES)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.evaluation.distances import energy_distance, mean_pair_distance
-from globediff_torchrl.evaluation.inferability import (
+from globediff_torchrl.studies.distances import energy_distance, mean_pair_distance
+from globediff_torchrl.studies.inferability import (
     accuracy,
     coverage,
     energy_score,

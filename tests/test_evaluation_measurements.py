@@ -2,7 +2,8 @@
 
 import pytest
 
-from globediff_torchrl.evaluation.measurements import arguments, markdown_table, read_rows, write_rows
+from globediff_torchrl.studies.measurements import arguments, markdown_table
+from globediff_torchrl.tables import read_rows, write_rows
 
 
 def test_rows_come_back_as_text_and_what_is_lacking_is_empty(tmp_path):

@@ -6,7 +6,7 @@ from tensordict import TensorDict
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.evaluation.parts import ExchangePart
+from globediff_torchrl.studies.parts import ExchangePart
 
 COLUMNS = torch.tensor([1, 3])
 OTHERS = [0, 2, 4]

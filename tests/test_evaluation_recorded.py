@@ -7,8 +7,8 @@ from tensordict import TensorDict
 from globediff_torchrl import keys, make_env
 from globediff_torchrl.envs.auxiliary import FrameMemory, joint
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.evaluation.episode_memory import EpisodeMemory, fit_memory, padded, remember
-from globediff_torchrl.evaluation.recorded import Reads, Recorded, record_episodes, whole_episodes
+from globediff_torchrl.studies.episode_memory import EpisodeMemory, fit_memory, padded, remember
+from globediff_torchrl.studies.recorded import Reads, Recorded, record_episodes, whole_episodes
 
 ACTIONS, LIMIT = 10, 101
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 
-from globediff_torchrl.evaluation.figures import bracket_figure, learning_curve, study_curves
-from globediff_torchrl.evaluation.statistics import bootstrap_interval
+from globediff_torchrl.evaluation.figures import learning_curve
+from globediff_torchrl.studies.figures import bracket_figure, study_curves
+from globediff_torchrl.studies.statistics import bootstrap_interval
 
 PNG = b"\x89PNG"
 

@@ -25,11 +25,11 @@ from globediff_torchrl import (
     wrap_env,
 )
 from globediff_torchrl.envs import vmas_rng_state
-from globediff_torchrl.envs.layout import Feature, FeatureLayout
 from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.evaluation.episode_figure import EpisodeFigure
 from globediff_torchrl.evaluation.episodes import preserve_rng, run_episodes
 from globediff_torchrl.evaluation.video import run_episode
+from globediff_torchrl.layout import Feature, FeatureLayout
 from globediff_torchrl.training import video
 
 STEPS = 4

@@ -17,7 +17,7 @@ from tensordict import TensorDict
 
 import globediff_torchrl
 from globediff_torchrl.envs import available_envs
-from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.envs.vmas import PRESETS
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.policies.ego_view import READS
 from globediff_torchrl.training import assembly

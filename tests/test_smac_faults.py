@@ -20,8 +20,8 @@ from sc2_standin import Knobs, install, read_log
 from stopped_runs import checkpoints
 
 from globediff_torchrl import keys, make_env
-from globediff_torchrl.envs.crashed import drop_crashed, episode_ends
-from globediff_torchrl.envs.processes import children
+from globediff_torchrl.envs.processes.children import children
+from globediff_torchrl.envs.processes.crashed import drop_crashed, episode_ends
 from globediff_torchrl.errors import TrainingError, UserError
 from globediff_torchrl.evaluation.episodes import episode_metrics
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.evaluation.distances import energy_distance, wasserstein2
-from globediff_torchrl.evaluation.known_posteriors import PROBLEMS
+from globediff_torchrl.studies.distances import energy_distance, wasserstein2
+from globediff_torchrl.studies.known_posteriors import PROBLEMS
 
 
 def test_energy_distance_of_two_points_is_twice_their_distance():

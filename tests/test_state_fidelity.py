@@ -8,9 +8,9 @@ import pytest
 import torch
 from benchmark_scripts import load
 
-from globediff_torchrl.evaluation.known_posteriors import Combat
 from globediff_torchrl.state_models import GlobeDiff
 from globediff_torchrl.state_models.tokens import Tokens
+from globediff_torchrl.studies.known_posteriors import Combat
 
 
 @pytest.fixture

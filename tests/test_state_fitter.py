@@ -11,10 +11,10 @@ from tensordict import TensorDict
 from torchrl.objectives import LossModule
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.evaluation.inferability import spread_over_error
-from globediff_torchrl.evaluation.known_posteriors import Mixture
 from globediff_torchrl.state_models import Fitter, GlobeDiff, MLPStateModel, VAEStateModel, fit
 from globediff_torchrl.state_models.pairs import pairs_of
+from globediff_torchrl.studies.inferability import spread_over_error
+from globediff_torchrl.studies.known_posteriors import Mixture
 
 
 def test_the_model_holds_the_moving_average_and_the_copy_is_trained():

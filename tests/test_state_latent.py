@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from globediff_torchrl.evaluation.distances import energy_distance
 from globediff_torchrl.state_models.latent import (
     LatentPosterior,
     LatentPrior,
@@ -13,6 +12,7 @@ from globediff_torchrl.state_models.latent import (
     sample_gaussian,
 )
 from globediff_torchrl.state_models.latent_mixture import MixturePrior
+from globediff_torchrl.studies.distances import energy_distance
 
 
 def test_kl_equals_that_of_torch_distributions():

@@ -7,8 +7,8 @@ from small_models import AUX, INFERRED, S, X, batch, make
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from globediff_torchrl.evaluation.distances import energy_distance
 from globediff_torchrl.state_models.repeatable import RepeatableNoise
+from globediff_torchrl.studies.distances import energy_distance
 
 LATENT, HYPOTHESES = ("agents", "latent"), ("agents", "hypotheses")
 SAMPLERS = pytest.mark.parametrize("sampler", ["dpmpp", "ancestral", "ancestral_beta"])

@@ -5,11 +5,11 @@ import torch
 from tensordict import TensorDict
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.evaluation.probe import RowPairs
 from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, fit
 from globediff_torchrl.state_models import pairs as pairs_module
 from globediff_torchrl.state_models.pairs import TensorDictPairs, random_indices
 from globediff_torchrl.state_models.reading import read_pairs
+from globediff_torchrl.studies.probe import RowPairs
 
 AUX, MASK = ("agents", "aux_observation"), ("agents", "active_mask")
 

@@ -16,8 +16,7 @@ from process_watch import wait_until
 from small_batches import batch_of
 
 from globediff_torchrl import UserError, make_env
-from globediff_torchrl.envs import scenarios
-from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.envs.vmas import PRESETS, scenarios
 from globediff_torchrl.training.assembly import simulator_arguments
 from globediff_torchrl.training.config import compose
 from globediff_torchrl.training.dataset import BEGUN, ENTRIES, PairWriter, load_dataset

@@ -13,13 +13,13 @@ from conftest import FAST
 from omegaconf import OmegaConf
 
 from globediff_torchrl import UserError, load_policy, make_trainer
-from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.envs.vmas import PRESETS
 from globediff_torchrl.state_models import STATE_MODELS
 from globediff_torchrl.training.imports import import_modules
 
 WORLDS = """
 import dataclasses
-from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.envs.vmas import PRESETS
 from globediff_torchrl.state_models import STATE_MODELS
 
 class Mine(STATE_MODELS["regressor"]):

@@ -8,9 +8,8 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from globediff_torchrl.envs import scenarios
-from globediff_torchrl.envs.crashed import drop_crashed
-from globediff_torchrl.envs.presets import PRESETS
+from globediff_torchrl.envs.processes.crashed import drop_crashed
+from globediff_torchrl.envs.vmas import PRESETS, scenarios
 from globediff_torchrl.training import rollouts
 from globediff_torchrl.training.metrics import batch_counts, batch_metrics
 

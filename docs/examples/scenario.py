@@ -7,7 +7,7 @@ from vmas.simulator.scenario import BaseScenario
 
 from globediff_torchrl import GlobeDiff, make_actor, make_env
 from globediff_torchrl.envs import Feature, describe_hidden
-from globediff_torchrl.envs.presets import PRESETS, Preset
+from globediff_torchrl.envs.vmas import PRESETS, Preset
 
 
 class Meet(BaseScenario):
@@ -48,7 +48,7 @@ class Meet(BaseScenario):
         return (self.distances() < 0.1).all(dim=1)
 
 
-# in the repository: the class in envs/scenarios/, this entry in envs/presets.py
+# in the repository: the class in envs/vmas/scenarios/, this entry in envs/vmas/presets.py
 PRESETS["meet"] = Preset(
     Meet,
     hide=("agent_0.spot.offset",),  # agent 0 does not see the spot, agent 1 does

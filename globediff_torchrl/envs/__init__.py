@@ -3,8 +3,8 @@
 from globediff_torchrl.envs.auxiliary import AuxObservation, JointObservation, ObservationHistory
 from globediff_torchrl.envs.factory import make_env, wrap_env
 from globediff_torchrl.envs.families import available_envs
-from globediff_torchrl.envs.layout import Feature, FeatureLayout
-from globediff_torchrl.envs.snapshot import (
+from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
+from globediff_torchrl.envs.vmas.snapshot import (
     can_be_saved,
     load_simulator_state,
     preserve_vmas_rng,
@@ -12,8 +12,8 @@ from globediff_torchrl.envs.snapshot import (
     simulator_state,
     vmas_rng_state,
 )
-from globediff_torchrl.envs.task import Task, describe_hidden
-from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
+from globediff_torchrl.layout import Feature, FeatureLayout
+from globediff_torchrl.task import Task, describe_hidden
 
 __all__ = [
     "ActiveMask",

@@ -12,9 +12,7 @@ from torchrl.envs.batched_envs import BatchedEnvBase
 from globediff_torchrl.envs.auxiliary import AuxObservation
 from globediff_torchrl.envs.families import FAMILIES, check_name
 from globediff_torchrl.envs.hiding import resolve_hidden
-from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.envs.requirements import ALIVE, check_fresh, check_keys, check_masks
-from globediff_torchrl.envs.task import AUX_KINDS, Task
 from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
 from globediff_torchrl.errors import UserError, check_count, check_device, unknown
 from globediff_torchrl.keys import (
@@ -28,6 +26,8 @@ from globediff_torchrl.keys import (
     STATE,
     TARGET_STATE,
 )
+from globediff_torchrl.layout import FeatureLayout
+from globediff_torchrl.task import AUX_KINDS, Task
 
 READ_AS_FLOAT = (OBSERVATION, STATE, TARGET_STATE)
 
@@ -64,7 +64,7 @@ def make_env(
             of the scenario, which go before the preset's. SMAX: those of :class:`~globediff_torchrl.envs.smax.SmaxEnv`:
             ``sight_range``, ``enemy_types``, ``state_target``, ... SMAC: those of
             :class:`~globediff_torchrl.envs.smac.SmacEnv` (``configuration``, ``behaviour``, ``sight_range``, ...), of
-            :class:`~globediff_torchrl.envs.guard.GuardedEnv` (``step_timeout``, ``reset_timeout``, ``retries``,
+            :class:`~globediff_torchrl.envs.processes.guard.GuardedEnv` (``step_timeout``, ``reset_timeout``, ``retries``,
             ``restart_every``), and of smacv2's ``StarCraft2Env``.
 
     Raises:

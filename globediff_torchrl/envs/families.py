@@ -15,14 +15,14 @@ import vmas
 from torchrl.envs import EnvBase
 from vmas.simulator.scenario import BaseScenario
 
-from globediff_torchrl.envs import smac_maps, smax_layouts
-from globediff_torchrl.envs.guard import GuardedEnv
-from globediff_torchrl.envs.parallel import parallel_env
-from globediff_torchrl.envs.presets import PRESETS, Preset
+from globediff_torchrl.envs.processes.guard import GuardedEnv
+from globediff_torchrl.envs.processes.parallel import parallel_env
 from globediff_torchrl.envs.smac import SmacEnv
-from globediff_torchrl.envs.smac_layouts import hidden_by_default
+from globediff_torchrl.envs.smac import maps as smac_maps
+from globediff_torchrl.envs.smac.layouts import hidden_by_default
 from globediff_torchrl.envs.smax import SmaxEnv
-from globediff_torchrl.envs.vmas import StateVmasEnv
+from globediff_torchrl.envs.smax import layouts as smax_layouts
+from globediff_torchrl.envs.vmas import PRESETS, Preset, StateVmasEnv
 from globediff_torchrl.errors import UserError, check_seed, unknown
 
 STOCK_MAX_STEPS = 100

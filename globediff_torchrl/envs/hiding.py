@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.layout import FeatureLayout
 
 _SCOPE = re.compile(r"^(agents|agent_(\d+))\.(?=.+\.)")
 

@@ -6,9 +6,9 @@ import torch
 from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.batched_envs import BatchedEnvBase
 
-from globediff_torchrl.envs.task import Task
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.keys import ACTION_MASK, ACTIVE_MASK, AGENT_ID, AGENTS, DONE, OBSERVATION, REWARD, STATE
+from globediff_torchrl.task import Task
 
 ALIVE = (AGENTS, "mask")  # TorchRL's name for who is alive, of PettingZoo's agents
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from globediff_torchrl.envs.layout import Feature
 from globediff_torchrl.evaluation.fact_panel import COLOURS, KNOWN, PALE, FactPanel, bulk, cross, dots, quiet
 from globediff_torchrl.evaluation.figures import INK
+from globediff_torchrl.layout import Feature
 
 if TYPE_CHECKING:
     from globediff_torchrl.evaluation.video import Episode

@@ -14,10 +14,10 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl import keys
 from globediff_torchrl.envs import preserve_vmas_rng
-from globediff_torchrl.envs.crashed import crashed_steps
-from globediff_torchrl.envs.task import task_of
+from globediff_torchrl.envs.processes.crashed import crashed_steps
 from globediff_torchrl.evaluation.relative_error import RelativeError
 from globediff_torchrl.policies import add_memory
+from globediff_torchrl.task import task_of
 
 MODES = {"deterministic": ExplorationType.DETERMINISTIC, "stochastic": ExplorationType.RANDOM}
 

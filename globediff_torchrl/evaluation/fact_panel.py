@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from globediff_torchrl.envs.layout import Feature
 from globediff_torchrl.evaluation.figures import INK
+from globediff_torchrl.layout import Feature
 
 if TYPE_CHECKING:
     from globediff_torchrl.evaluation.video import Episode

@@ -15,11 +15,11 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs.layout import FeatureLayout
-from globediff_torchrl.envs.task import Task, task_of
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.evaluation.episodes import MODES, first_episodes, preserve_rng, run_episodes
+from globediff_torchrl.layout import FeatureLayout
 from globediff_torchrl.state_models.base import StateModel
+from globediff_torchrl.task import Task, task_of
 
 SUFFIXES = (".gif", ".png")
 

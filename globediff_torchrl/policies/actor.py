@@ -17,11 +17,11 @@ from torchrl.envs import EnvBase
 from torchrl.modules import MaskedCategorical, TanhNormal
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs.task import ONE_COPY, Task, task_of
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.policies.ego_view import READS, EgoView
 from globediff_torchrl.policies.networks import Network, make_trunk, orthogonal
 from globediff_torchrl.policies.recurrent import make_head
+from globediff_torchrl.task import ONE_COPY, Task, task_of
 
 LOGITS = (keys.AGENTS, "logits")
 LOC = (keys.AGENTS, "loc")

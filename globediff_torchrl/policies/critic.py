@@ -11,10 +11,10 @@ from torchrl.envs import EnvBase
 from torchrl.modules import ValueNorm
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs.task import ONE_COPY, task_of
 from globediff_torchrl.policies.actor import _feature_size
 from globediff_torchrl.policies.networks import Network, make_trunk, orthogonal
 from globediff_torchrl.policies.recurrent import make_head
+from globediff_torchrl.task import ONE_COPY, task_of
 
 
 class _ValueHead(Network):

@@ -8,8 +8,8 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs.layout import FeatureLayout
 from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.layout import FeatureLayout
 from globediff_torchrl.policies.networks import read
 
 READS = {

@@ -13,9 +13,9 @@ from torchrl.envs import EnvBase, TensorDictPrimer
 from torchrl.modules.tensordict_module.rnn import recurrent_mode
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs.task import task_of
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.policies.networks import Head, Network
+from globediff_torchrl.task import task_of
 
 RECURRENT = ("none", "gru")
 

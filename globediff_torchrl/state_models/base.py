@@ -11,12 +11,12 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs.task import ONE_COPY, task_of
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.state_models.files import read_config, read_weights, with_overrides, write_model
 from globediff_torchrl.state_models.numerics import check_finite, statistics
 from globediff_torchrl.state_models.presets import FIT, OTHER_STEPS
 from globediff_torchrl.state_models.reading import as_key, names, read_pairs
+from globediff_torchrl.task import ONE_COPY, task_of
 
 INFER_PER = ("agent", "team")
 COMMON = ("infer_per", "aux_key", "state_key", "inferred_key")  # arguments that no weight depends on

@@ -10,7 +10,6 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import MLP
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs.task import ONE_COPY, task_of
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
 from globediff_torchrl.state_models.latent import LatentPosterior
@@ -22,6 +21,7 @@ from globediff_torchrl.state_models.repeatable import RepeatableNoise
 from globediff_torchrl.state_models.sampler import DiffusionSampler
 from globediff_torchrl.state_models.schedule import NoiseSchedule
 from globediff_torchrl.state_models.unet import make_denoiser
+from globediff_torchrl.task import ONE_COPY, task_of
 
 RESIDUAL_FLOOR = 0.05  # of the residual scale: what x tells exactly is not blown up to unit variance
 _SETTINGS = frozenset(PRESETS["tuned"])

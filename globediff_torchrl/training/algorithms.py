@@ -19,10 +19,10 @@ from torchrl.modules import ValueNorm
 
 from globediff_torchrl import keys
 from globediff_torchrl.envs import make_env
-from globediff_torchrl.envs.task import AUX_KINDS
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.policies import add_memory, make_actor, make_critic
 from globediff_torchrl.state_models import make_state_model
+from globediff_torchrl.task import AUX_KINDS
 from globediff_torchrl.training.config import as_dict
 from globediff_torchrl.training.mappo import BatchValueNorm
 

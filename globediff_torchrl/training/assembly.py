@@ -20,7 +20,7 @@ from torchrl.trainers.trainers import UpdateWeights
 
 from globediff_torchrl import keys
 from globediff_torchrl.envs import can_be_saved
-from globediff_torchrl.envs.crashed import drop_crashed
+from globediff_torchrl.envs.processes.crashed import drop_crashed
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.policies.recurrent import memories
 from globediff_torchrl.state_models import Fitter

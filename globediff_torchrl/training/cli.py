@@ -13,8 +13,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from globediff_torchrl.envs import smac_install, smax_jax
-from globediff_torchrl.envs.smac_maps import smac_map
+from globediff_torchrl.envs.smac import install as smac_install
+from globediff_torchrl.envs.smac.maps import smac_map
+from globediff_torchrl.envs.smax import jax_setup
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.factory import settle, trainer_from_config
@@ -72,7 +73,7 @@ def _settled(family: str, config: DictConfig, overrides: Sequence[str]) -> DictC
 def _check_installed(family: str, config: DictConfig) -> None:
     """Raises UserError where the simulator of the family is not here; imports nothing of it."""
     if family == "smax":
-        smax_jax.check_installed()
+        jax_setup.check_installed()
     if family == "smac":
         file = None if config.resume is not None else smac_map(str(config.env.map)).file  # a resumed run has its own
         try:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from globediff_torchrl.envs.smac_maps import is_generated
+from globediff_torchrl.envs.smac.maps import is_generated
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.files import replacing
 from globediff_torchrl.state_models.presets import PRESETS

@@ -16,7 +16,7 @@ from torchrl.trainers.trainers import TrainerHookBase
 from tqdm import tqdm
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs.crashed import drop_crashed
+from globediff_torchrl.envs.processes.crashed import drop_crashed
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.files import allocate, replacing
 from globediff_torchrl.state_models import StateModel

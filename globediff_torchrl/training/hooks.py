@@ -15,11 +15,11 @@ from torchrl.data import TensorDictReplayBuffer
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TrainerHookBase
 
-from globediff_torchrl.envs.crashed import episode_ends
+from globediff_torchrl.envs.processes.crashed import episode_ends
 from globediff_torchrl.errors import TrainingError
-from globediff_torchrl.evaluation.measurements import write_rows
 from globediff_torchrl.policies.networks import running_norms, update_input_statistics
 from globediff_torchrl.state_models import Fitter
+from globediff_torchrl.tables import write_rows
 from globediff_torchrl.training.checkpoint import FilledRows
 from globediff_torchrl.training.dataset import living_rows, one_agent_each, pairs
 

@@ -7,7 +7,7 @@ from typing import Any
 from tensordict import TensorDictBase
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs.crashed import episode_ends
+from globediff_torchrl.envs.processes.crashed import episode_ends
 
 
 def batch_metrics(batch: TensorDictBase) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from torchrl.trainers.trainers import TrainerHookBase
 from tqdm import tqdm
 
 from globediff_torchrl import keys
-from globediff_torchrl.envs.crashed import drop_crashed
-from globediff_torchrl.evaluation.measurements import write_rows
+from globediff_torchrl.envs.processes.crashed import drop_crashed
 from globediff_torchrl.evaluation.relative_error import relative_error
 from globediff_torchrl.files import one_at_a_time
 from globediff_torchrl.state_models import Fitter, StateModel, fit
 from globediff_torchrl.state_models.pairs import random_indices
+from globediff_torchrl.tables import write_rows
 from globediff_torchrl.training.dataset import BEGUN, PairWriter, living_rows, load_dataset, pairs
 
 PROGRESS_FILE = "pretraining.pt"

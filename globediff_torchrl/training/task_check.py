@@ -5,9 +5,9 @@ from __future__ import annotations
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from globediff_torchrl.envs.task import Task
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.video import check_drawable
+from globediff_torchrl.task import Task
 
 
 def check_task(config: DictConfig, task: Task) -> None:

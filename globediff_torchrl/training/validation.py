@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from globediff_torchrl.envs.families import check_name
 from globediff_torchrl.envs.smac import BEHAVIOURS, TIME_LIMITS
-from globediff_torchrl.envs.smac_maps import CONFIGURATIONS
+from globediff_torchrl.envs.smac.maps import CONFIGURATIONS
 from globediff_torchrl.errors import UserError, check_device, unknown
 from globediff_torchrl.policies.recurrent import RECURRENT
 from globediff_torchrl.state_models import STATE_MODELS

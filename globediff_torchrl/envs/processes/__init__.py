@@ -1,0 +1,1 @@
+"""Environments in processes of their own: guarded against crashes, several at once, none left behind."""

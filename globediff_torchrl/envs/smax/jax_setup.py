@@ -1,0 +1,81 @@
+"""How jax and jaxmarl come in: late, silently, and with what they compile kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import logging
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from globediff_torchrl.errors import UserError
+
+CACHE_SWITCH = "GLOBEDIFF_JAX_CACHE"  # "off": nothing is kept; otherwise a folder
+
+
+def check_installed() -> None:
+    """Raises UserError where jax or jaxmarl is not installed; imports neither."""
+    missing = [name for name in ("jax", "jaxmarl") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise _missing(" and ".join(missing))
+
+
+def _missing(what: str) -> UserError:
+    return UserError(f"smax environments need {what}, missing here: pip install -e '.[smax]' in the checkout.")
+
+
+def load_battles() -> ModuleType:
+    """The module :mod:`globediff_torchrl.envs.smax.battle`, with the compilation cache switched on.
+
+    Raises:
+        UserError: jax or jaxmarl is not installed.
+    """
+    check_installed()
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)  # it tells of each accelerator that is not there
+    try:
+        with _silent():
+            from globediff_torchrl.envs.smax import battle
+    except ImportError as error:  # installed in part, or another version
+        raise _missing(f"a part of jax or jaxmarl ({error})") from error
+    _keep_compiled()
+    return battle
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """jaxmarl prints when it is imported, and puts its own idea of the standard streams into ``sys``."""
+    names = ("stdout", "stderr", "__stdout__", "__stderr__")
+    before, sink = {name: getattr(sys, name) for name in names}, io.StringIO()
+    for name in names:
+        setattr(sys, name, sink)
+    try:
+        yield
+    finally:
+        for name, stream in before.items():
+            setattr(sys, name, stream)
+
+
+def _keep_compiled() -> None:
+    """A battle takes 10 to 30 seconds to compile, for each batch size: once a machine is enough."""
+    import jax
+
+    asked = os.environ.get(CACHE_SWITCH, "")
+    if asked == "off" or jax.config.jax_compilation_cache_dir is not None:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(asked) if asked else home / "globediff_torchrl" / "jax"
+    jax.config.update("jax_compilation_cache_dir", str(folder / _processor()))
+
+
+def _processor() -> str:
+    """A name of this kind of processor: compiled code may not run on another one that shares the home directory."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"

@@ -1,0 +1,1 @@
+"""What benchmarks measure beside a training: nothing of the package imports it."""
