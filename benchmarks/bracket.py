@@ -32,6 +32,7 @@ from tqdm import tqdm
 from globediff_torchrl.envs import make_env
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.studies.figures import bracket_figure, study_curves
+from globediff_torchrl.studies.measurements import markdown_table
 from globediff_torchrl.studies.statistics import bootstrap_interval
 from globediff_torchrl.tables import read_rows, write_rows
 from globediff_torchrl.training.checkpoint import FOLDER
@@ -43,6 +44,10 @@ COLUMNS = (
     "env", "algorithm", "seed", "frames", "return_last", "success_last", "deterministic/return", "stochastic/return",
     "deterministic/success", "stochastic/success", "deterministic/state_error_sample", "deterministic/state_error_mean",
     "frames_per_second", "infer_share", "collect", "infer", "update", "state_model",
+)  # fmt: skip
+HEADER = (
+    "environment", "algorithm", "seeds", "return (last 3 batches)", "95% interval", "win rate (last fifth)",
+    "95% interval", "frames/s", "infer",
 )  # fmt: skip
 SPEED = ("frames_per_second", "infer_share")
 # entries with which a run needs other pairs (x, s) than the environment's other ones: another x or world, another
@@ -148,28 +153,24 @@ def write(folder: Path, rows: list[dict], quantity: str) -> None:
     groups = defaultdict(list)
     for row in rows:
         groups[row["env"], row["algorithm"]].append(row)
-    lines = [
-        "| environment | algorithm | seeds | return (last 3 batches) | 95% interval | win rate (last fifth) | "
-        "95% interval | frames/s | infer |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for (env, algorithm), group in groups.items():
         speed, share = (sum(float(row[name] or 0) for row in group) / len(group) for name in SPEED)
-        measured = " | ".join(_mean_and_interval([row[f"{name}_last"] for row in group]) for name in LAST)
-        lines.append(f"| {env} | {algorithm} | {len(group)} | {measured} | {speed:,.0f} | {share:.0%} |")
-    (folder / "table.md").write_text("\n".join(lines) + "\n")
+        measured = [cell for name in LAST for cell in _mean_and_interval([row[f"{name}_last"] for row in group])]
+        lines.append([env, algorithm, str(len(group)), *measured, f"{speed:,.0f}", f"{share:.0%}"])
+    (folder / "table.md").write_text(markdown_table(HEADER, lines) + "\n")
     bracket_figure(rows, folder / "bracket.png")
     study_curves(curves(folder, quantity), folder / "curves.png", quantity)
 
 
-def _mean_and_interval(values: list) -> str:
+def _mean_and_interval(values: list) -> tuple[str, str]:
     """Two cells: the mean over seeds, and its interval where there is more than one."""
     values = [float(value) for value in values if value != ""]
     if not values:
-        return "- | -"
+        return "-", "-"
     low, high = bootstrap_interval(values)
     interval = f"{low:.2f} to {high:.2f}" if len(values) > 1 else "one seed"
-    return f"{sum(values) / len(values):.2f} | {interval}"
+    return f"{sum(values) / len(values):.2f}", interval
 
 
 def main() -> None:

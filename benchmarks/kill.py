@@ -10,7 +10,6 @@ Writes ``table.md``; ends with 1 where anything differs.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import random
 import re
@@ -28,8 +27,12 @@ sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas packa
 import torch
 from safetensors.torch import load_file
 
+from globediff_torchrl.studies.measurements import markdown_table
+from globediff_torchrl.tables import read_rows
+
 SCRIPT = Path(__file__).with_name("vmas.py")
 BATCH, ITERATIONS = 32 * 20, 10
+HEADER = ("killed at", "it was", "done again", "result")
 JOB = (
     "algorithm=globediff", "algorithm.state_model.width=32", "env.scenario=hunt", "env.num_envs=32", "env.max_steps=20",
     f"total_frames={BATCH * ITERATIONS}", "pretrain.frames=2560", "pretrain.steps=600", "pretrain.batch_size=64",
@@ -67,11 +70,7 @@ class Run:
         self.process.wait()
 
     def rows(self) -> list[dict[str, str]]:
-        try:
-            with (self.folder / "progress.csv").open(newline="") as file:
-                return list(csv.DictReader(file))
-        except FileNotFoundError:
-            return []
+        return read_rows(self.folder / "progress.csv")
 
     def frames(self) -> int:
         rows = self.rows()
@@ -231,20 +230,20 @@ def main() -> None:
     whole = left_alone(folder / "whole", arguments.seed)
     print(f"left alone: {whole.seconds:.1f} s, of which fit {whole.fit:.1f} s", flush=True)
     chance = random.Random(arguments.seed)
-    lines = ["| killed at | it was | done again | result |", "|---|---|---|---|"]
-    print("\n".join(lines), flush=True)
+    rows = []
+    print(markdown_table(HEADER, rows), flush=True)
     failed = 0
     for number, (name, wait) in enumerate(moments(whole, chance).items()):
         if arguments.moments and not name.startswith(tuple(arguments.moments)):
             continue
         row, equal = survive(name, wait, whole, folder / f"killed{number}", arguments.seed)
-        lines.append(f"| {' | '.join(row)} |")
-        print(lines[-1], flush=True)
+        rows.append(row)
+        print(markdown_table(HEADER, rows).splitlines()[-1], flush=True)
         failed += not equal
     leaks = [log.name for log in folder.glob("*.txt") if "leaked semaphore" in log.read_text()]
     if leaks:
         print(f"Python's resource tracker complained of leaked semaphores in {len(leaks)} of the killed runs.")
-    (folder / "table.md").write_text("\n".join(lines) + "\n")
+    (folder / "table.md").write_text(markdown_table(HEADER, rows) + "\n")
     sys.exit(1 if failed else 0)
 
 

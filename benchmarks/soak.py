@@ -21,6 +21,8 @@ from pathlib import Path
 
 sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas package
 
+from globediff_torchrl.tables import read_rows
+
 SCRIPT = Path(__file__).with_name("vmas.py")
 COLUMNS = ("seconds", "frames", "rss_mb", "pss_mb", "anonymous_mb", "files", "threads", "processes")
 WINDOW = 0.05  # of the frames: a figure is the median over as much
@@ -62,11 +64,7 @@ def sample(pid: int) -> dict[str, float]:
 
 def frames_of(folder: Path) -> int:
     """The frames of the newest complete row of the run's progress.csv."""
-    path = folder / "progress.csv"
-    if not path.exists():
-        return 0
-    with path.open(newline="") as file:
-        frames = [row["frames"] for row in csv.DictReader(file)]
+    frames = [row["frames"] for row in read_rows(folder / "progress.csv")]
     return int(float(frames[-1])) if frames and frames[-1] else 0
 
 

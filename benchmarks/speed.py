@@ -30,6 +30,7 @@ from tensordict import TensorDict
 from tqdm import tqdm
 
 from globediff_torchrl import GlobeDiff, keys, make_env, make_trainer
+from globediff_torchrl.studies.measurements import markdown_table
 from globediff_torchrl.tables import read_rows, write_rows
 
 LEAN = Path(__file__).with_name("lean_mappo.py")
@@ -37,6 +38,10 @@ ALGORITHMS = ("globediff", "mappo", "lean")
 PHASES = ("collect", "infer", "update", "state_model")
 TRAINING = (
     "envs", "algorithm", "round", "frames_per_s", "frames_per_cpu_s", *(f"{phase}_s" for phase in PHASES), "memory_mb",
+)  # fmt: skip
+HEADER = (
+    "environments", "algorithm", "frames/s", "frames per CPU-s", "collect", "of it infer", "update", "state model",
+    "inference", "memory, MB", "speed",
 )  # fmt: skip
 INFERENCE = ("batch", "steps", "network", "parameters", "ms")
 STATE, FEATURES = 120, 6  # the size of SMAC's 2s3z, as rows of six features
@@ -97,13 +102,9 @@ def run_trainings(args: argparse.Namespace, path: Path) -> None:
             write_rows(path, TRAINING, rows)
 
 
-def training_table(rows: list[dict]) -> list[str]:
+def training_table(rows: list[dict]) -> str:
     """Medians over the rounds; the ratios are medians of each round's ratio of frames per CPU-second."""
-    lines = [
-        "| environments | algorithm | frames/s | frames per CPU-s | collect | of it infer | update | state model | "
-        "inference | memory, MB | speed |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     speed = {(row["envs"], row["algorithm"], row["round"]): float(row["frames_per_cpu_s"]) for row in rows}
     beside = {"globediff": "mappo", "mappo": "lean"}
     for envs in sorted({int(row["envs"]) for row in rows}):
@@ -121,13 +122,12 @@ def training_table(rows: list[dict]) -> list[str]:
                 if (row["envs"], other, row["round"]) in speed
             ]
             whole = middle["collect_s"] + middle["update_s"] + middle["state_model_s"]
-            seconds = " | ".join(f"{middle[f'{phase}_s']:.3f}" for phase in PHASES)
+            seconds = [f"{middle[f'{phase}_s']:.3f}" for phase in PHASES]
             ratio = f"{statistics.median(ratios):.2f} of {other}'s" if ratios and other != name else ""
-            lines.append(
-                f"| {envs} | {name} | {middle['frames_per_s']:,.0f} | {middle['frames_per_cpu_s']:,.0f} | {seconds} | "
-                f"{middle['infer_s'] / whole:.0%} | {middle['memory_mb']:,.0f} | {ratio} |"
-            )
-    return lines
+            speeds = [f"{middle[column]:,.0f}" for column in ("frames_per_s", "frames_per_cpu_s")]
+            shares = [f"{middle['infer_s'] / whole:.0%}", f"{middle['memory_mb']:,.0f}", ratio]
+            lines.append([str(envs), name, *speeds, *seconds, *shares])
+    return markdown_table(HEADER, lines)
 
 
 # ----------------------------------------------------------------------------------------------------------- inference
@@ -218,20 +218,17 @@ def run_inferences(args: argparse.Namespace, path: Path) -> None:
         write_rows(path, INFERENCE, rows)
 
 
-def inference_table(rows: list[dict]) -> list[str]:
+def inference_table(rows: list[dict]) -> str:
     """One line a network, one column for each K and batch."""
     columns = sorted({(int(row["steps"]), int(row["batch"])) for row in rows})
     cells = {(row["network"], int(row["steps"]), int(row["batch"])): float(row["ms"]) for row in rows}
     sizes = {row["network"]: int(row["parameters"]) for row in rows}
-    lines = [
-        "| ms an inference | parameters | " + " | ".join(f"K = {k}, B = {batch}" for k, batch in columns) + " |",
-        "|---" * (2 + len(columns)) + "|",
-    ]
+    lines = []
     for name, size in sizes.items():
         entries = [cells.get((name, *column)) for column in columns]
         texts = ["" if entry is None else f"{entry:.3g}" if entry < 100 else f"{entry:,.0f}" for entry in entries]
-        lines.append(f"| {name} | {size:,} | " + " | ".join(texts) + " |")
-    return lines
+        lines.append([name, f"{size:,}", *texts])
+    return markdown_table(["ms an inference", "parameters", *(f"K = {k}, B = {batch}" for k, batch in columns)], lines)
 
 
 # ---------------------------------------------------------------------------------------------------------------- both
@@ -263,9 +260,9 @@ def main() -> None:
             run_inferences(args, inference)
         else:
             run_trainings(args, training)
-    lines = [*training_table(read_rows(training)), "", *inference_table(read_rows(inference))]
-    (args.output / "table.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    tables = f"{training_table(read_rows(training))}\n\n{inference_table(read_rows(inference))}"
+    (args.output / "table.md").write_text(f"{tables}\n")
+    print(tables)
 
 
 if __name__ == "__main__":

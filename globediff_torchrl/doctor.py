@@ -20,6 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+if __package__:
+    from globediff_torchrl.starcraft import ENGINE, MAPS, engine_builds, game_folder, named_folder
+else:  # run as a file, so that torch may be missing: the package imports it, the file beside this one does not
+    from starcraft import ENGINE, MAPS, engine_builds, game_folder, named_folder
+
 CORE = ("torch", "torchrl", "tensordict", "vmas", "hydra-core")
 SMAX = ("jax", "jaxmarl")
 SMAC = ("pysc2", "s2clientprotocol", "smacv2")
@@ -119,26 +124,16 @@ def check_protobuf() -> Iterator[Finding]:
     yield Finding("smac", state, f"protobuf {version} reads the engine's messages {text}", fix)
 
 
-def game_folder() -> Path:
-    return Path(os.environ.get("SC2PATH") or "~/StarCraftII").expanduser()
-
-
 def check_game() -> Iterator[Finding]:
     """StarCraft II's folder and the versions of the engine in it."""
-    folder = game_folder()
-    named = f"SC2PATH={folder}" if os.environ.get("SC2PATH") else f"{folder} (SC2PATH is not set)"
+    named = named_folder()
     fix = "unpack StarCraft II for Linux 4.10 there, or set SC2PATH to where it is; see docs/smac.md"
-    if not folder.is_dir():
+    if not game_folder().is_dir():
         yield Finding("smac", "missing", f"StarCraft II: no folder {named}", fix)
         return
-    builds = {}
-    for base in (folder / "Versions").glob("Base*"):
-        number = base.name.removeprefix("Base")
-        engines = [*base.glob("SC2_x64*"), *base.glob("SC2.app")]
-        if number.isdigit() and engines:
-            builds[int(number)] = engines[0]
+    builds = engine_builds()
     if not builds:
-        yield Finding("smac", "missing", f"the engine: no Versions/Base*/SC2_x64 in {named}", fix)
+        yield Finding("smac", "missing", f"the engine: no {ENGINE} in {named}", fix)
         return
     newest = max(builds)
     text = f"StarCraft II in {named}, builds {', '.join(map(str, sorted(builds)))}"
@@ -156,7 +151,7 @@ def check_maps() -> Iterator[Finding]:
     """SMAC's maps, in the game's folder; nothing to say where there is no such folder."""
     from globediff_torchrl.envs.smac.maps import SMACV1_MAPS
 
-    folder = game_folder() / "Maps" / "SMAC_Maps"
+    folder = game_folder() / MAPS
     if not game_folder().is_dir():
         return
     found = {path.name.removesuffix(".SC2Map") for path in folder.glob("*.SC2Map")}

@@ -152,7 +152,7 @@ def test_a_row_is_of_a_finished_run_the_mean_of_its_last_batches(bracket, study)
     ],
 )
 def test_a_cell_is_the_mean_over_seeds_and_its_interval(bracket, values, cells):
-    assert bracket._mean_and_interval(values) == cells
+    assert " | ".join(bracket._mean_and_interval(values)) == cells
 
 
 @pytest.mark.parametrize("quantity", ["return", "success"])

@@ -59,7 +59,7 @@ def test_what_the_guides_tell_one_to_use_is_in_the_api_reference(site):
     imported = re.findall(r"^from (globediff_torchrl[\w.]*) import ([\w, ]+)", pages, re.MULTILINE)
     used = {(module, name.strip()) for module, names in imported for name in names.split(",")}
     called = {name for module, name in used if callable(getattr(importlib.import_module(module), name))}
-    in_prose = {"spread_over_error", "energy_score", "BatchValueNorm", "drop_crashed"}
+    in_prose = {"spread_over_error", "energy_score", "BatchValueNorm", "drop_crashed", "ChunkMinibatches"}
     assert "pairs_of" in called and called | in_prose <= described, (called | in_prose) - described
     assert "globediff_torchrl.GlobeDiff.save_pretrained" in inventory
     assert "globediff_torchrl.GlobeDiff.from_pretrained" in inventory

@@ -11,6 +11,7 @@ import pytest
 
 from globediff_torchrl import doctor
 from globediff_torchrl.envs.processes import children as processes
+from globediff_torchrl.envs.smac import install
 
 SCRIPT = doctor.__file__
 
@@ -64,6 +65,22 @@ def test_a_whole_game_folder_is_recognised(game, capsys):
     lines = report(capsys, "--launch", "none")[1]
     assert lines_with(lines, "ok ", "builds 75689")
     assert lines_with(lines, "ok ", "23 maps")
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "there"),
+    [
+        ("Base75689", "SC2_x64", True),
+        ("Base75689", "SC2_x64.exe", True),
+        ("Base75689", "SC2Data", False),
+        ("BaseOld", "SC2_x64", False),
+    ],
+)
+def test_the_doctor_and_a_battle_take_the_same_files_for_an_engine(game, capsys, folder, file, there):
+    base = (game / "Versions" / "Base75689").rename(game / "Versions" / folder)
+    (base / "SC2_x64").rename(base / file)
+    assert (not lines_with(report(capsys, "--launch", "none")[1], "missing", "the engine")) == there
+    assert (not any("StarCraft II" in line for line in install.missing())) == there
 
 
 def test_missing_maps_are_named(game, capsys):

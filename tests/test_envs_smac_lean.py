@@ -1,4 +1,4 @@
-"""SMAC: what smac_lean.py spares changes no number, on a stand-in for the engine (tests/sc2_standin): not StarCraft."""
+"""SMAC: what smac/lean.py spares changes no number, on a stand-in for the engine (tests/sc2_standin): not StarCraft."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from torchrl.modules import MLP, NormalParamExtractor, ProbabilisticActor, TanhN
 
 from globediff_torchrl import Fitter, GlobeDiff, evaluate, fit, make_critic, make_env
 from globediff_torchrl.policies import update_input_statistics
-from globediff_torchrl.state_models.pairs import pairs_of
-from globediff_torchrl.training.mappo import Advantages, make_loss
+from globediff_torchrl.state_models import pairs_of
+from globediff_torchrl.training import Advantages, make_loss
 
 ENVS, ITERATIONS, EPOCHS, MINIBATCH = 32, 3, 4, 480
 torch.manual_seed(0)

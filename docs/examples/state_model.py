@@ -4,8 +4,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from globediff_torchrl import fit, make_env, make_state_model, make_trainer
-from globediff_torchrl.state_models import STATE_MODELS, StateModel, StateModelLoss
-from globediff_torchrl.state_models.numerics import masked_mean, squared_error
+from globediff_torchrl.state_models import STATE_MODELS, StateModel, StateModelLoss, masked_mean, squared_error
 
 
 class LinearStateModel(StateModel):

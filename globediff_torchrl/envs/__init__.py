@@ -3,6 +3,7 @@
 from globediff_torchrl.envs.auxiliary import AuxObservation, JointObservation, ObservationHistory
 from globediff_torchrl.envs.factory import make_env, wrap_env
 from globediff_torchrl.envs.families import available_envs
+from globediff_torchrl.envs.processes.crashed import drop_crashed
 from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
 from globediff_torchrl.envs.vmas.snapshot import (
     can_be_saved,
@@ -30,6 +31,7 @@ __all__ = [
     "available_envs",
     "can_be_saved",
     "describe_hidden",
+    "drop_crashed",
     "load_simulator_state",
     "make_env",
     "preserve_vmas_rng",

@@ -64,8 +64,8 @@ def make_env(
             of the scenario, which go before the preset's. SMAX: those of :class:`~globediff_torchrl.envs.smax.SmaxEnv`:
             ``sight_range``, ``enemy_types``, ``state_target``, ... SMAC: those of
             :class:`~globediff_torchrl.envs.smac.SmacEnv` (``configuration``, ``behaviour``, ``sight_range``, ...), of
-            :class:`~globediff_torchrl.envs.processes.guard.GuardedEnv` (``step_timeout``, ``reset_timeout``, ``retries``,
-            ``restart_every``), and of smacv2's ``StarCraft2Env``.
+            :class:`~globediff_torchrl.envs.processes.guard.GuardedEnv` (``step_timeout``, ``reset_timeout``,
+            ``retries``, ``restart_every``), and of smacv2's ``StarCraft2Env``.
 
     Raises:
         UserError: for unknown names (the message lists the known ones), scenarios that cannot be served, and what is

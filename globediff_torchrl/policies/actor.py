@@ -19,7 +19,7 @@ from torchrl.modules import MaskedCategorical, TanhNormal
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.policies.ego_view import READS, EgoView
-from globediff_torchrl.policies.networks import Network, make_trunk, orthogonal
+from globediff_torchrl.policies.networks import Network, feature_size, make_trunk, orthogonal
 from globediff_torchrl.policies.recurrent import make_head
 from globediff_torchrl.task import ONE_COPY, Task, task_of
 
@@ -52,17 +52,6 @@ class _GaussianHead(Network):
     def decode(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         loc = self.head(encoded)
         return loc, self.log_scale.clamp(-5, 2).exp().expand_as(loc)
-
-
-def _feature_size(env: EnvBase, key: NestedKey) -> int:
-    try:
-        return env.observation_spec[key].shape[-1]
-    except KeyError as error:
-        raise UserError(
-            f"the actor is to read {key}, which the environment does not give; it has "
-            f"{[str(k) for k in env.observation_spec.keys(True, True)]}. "
-            f"For {keys.AUX_OBSERVATION} pass aux= to make_env."
-        ) from error
 
 
 def make_actor(
@@ -124,7 +113,7 @@ def make_actor(
     task = task_of(env, "make_actor", ONE_COPY)
     modules: list[TensorDictModuleBase] = []
     in_keys = [tuple(key) if not isinstance(key, str) else key for key in inputs]
-    size = sum(_feature_size(env, key) for key in in_keys)
+    size = sum(feature_size(env, key) for key in in_keys)
     ego = _make_view(env, task, state_model, reads, view)
     if ego is not None:
         modules.append(ego)
@@ -160,7 +149,7 @@ def _make_view(
     _check_reads(reads, state_model)
     return EgoView(
         task.n_agents,
-        _feature_size(env, task.target_key),
+        feature_size(env, task.target_key),
         task.inferred_layout,
         reads=reads,
         view=view,

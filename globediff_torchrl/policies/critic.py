@@ -11,8 +11,7 @@ from torchrl.envs import EnvBase
 from torchrl.modules import ValueNorm
 
 from globediff_torchrl import keys
-from globediff_torchrl.policies.actor import _feature_size
-from globediff_torchrl.policies.networks import Network, make_trunk, orthogonal
+from globediff_torchrl.policies.networks import Network, feature_size, make_trunk, orthogonal
 from globediff_torchrl.policies.recurrent import make_head
 from globediff_torchrl.task import ONE_COPY, task_of
 
@@ -75,7 +74,7 @@ def make_critic(
     """
     agents = task_of(env, "make_critic", ONE_COPY).n_agents
     in_keys = [tuple(key) if not isinstance(key, str) else key for key in inputs]
-    size = sum(_feature_size(env, key) for key in in_keys)
+    size = sum(feature_size(env, key) for key in in_keys)
     trunk = make_trunk(size, hidden_sizes, activation=activation, layer_norm=layer_norm, input_norm=input_norm)
     team_wide = all(isinstance(key, str) for key in in_keys)
     features = hidden_sizes[-1] if len(hidden_sizes) else size

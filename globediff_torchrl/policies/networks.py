@@ -11,7 +11,9 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
+from torchrl.envs import EnvBase
 
+from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, check_sizes, unknown
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -207,3 +209,19 @@ class Head(TensorDictModule):
         for key, output in zip(self.out_keys, outputs if isinstance(outputs, tuple) else (outputs,)):
             tensordict.set(key, output)
         return tensordict
+
+
+def feature_size(env: EnvBase, key: NestedKey) -> int:
+    """The last dim of what the environment gives under ``key``.
+
+    Raises:
+        UserError: it gives nothing there.
+    """
+    try:
+        return env.observation_spec[key].shape[-1]
+    except KeyError as error:
+        raise UserError(
+            f"the actor is to read {key}, which the environment does not give; it has "
+            f"{[str(k) for k in env.observation_spec.keys(True, True)]}. "
+            f"For {keys.AUX_OBSERVATION} pass aux= to make_env."
+        ) from error

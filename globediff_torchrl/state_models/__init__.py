@@ -6,8 +6,10 @@ from globediff_torchrl.state_models.fitter import Fitter
 from globediff_torchrl.state_models.globediff import GlobeDiff
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
 from globediff_torchrl.state_models.mlp import MLPStateModel, RegressorLoss
+from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
 from globediff_torchrl.state_models.oracle import OracleStateModel
+from globediff_torchrl.state_models.pairs import Pairs, pairs_of
 from globediff_torchrl.state_models.registry import STATE_MODELS, make_state_model
 from globediff_torchrl.state_models.sampler import DiffusionSampler
 from globediff_torchrl.state_models.schedule import NoiseSchedule
@@ -22,6 +24,7 @@ __all__ = [
     "MLPStateModel",
     "NoiseSchedule",
     "OracleStateModel",
+    "Pairs",
     "RegressorLoss",
     "StateModel",
     "StateModelLoss",
@@ -29,4 +32,7 @@ __all__ = [
     "VAEStateModel",
     "fit",
     "make_state_model",
+    "masked_mean",
+    "pairs_of",
+    "squared_error",
 ]

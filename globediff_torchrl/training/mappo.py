@@ -147,7 +147,7 @@ class Minibatches(TrainerHookBase):
 
     Raises:
         UserError: the frames do not divide into them, or actor or critic has a memory, which single frames have no use
-            for: see :class:`~globediff_torchrl.training.recurrent.ChunkMinibatches`.
+            for: see :class:`~globediff_torchrl.training.ChunkMinibatches`.
     """
 
     unit = "frames"

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from pathlib import Path
 
 from globediff_torchrl.errors import UserError
-
-DEFAULT_PATH = "~/StarCraftII"  # where pysc2 looks without SC2PATH
-ENGINE = "SC2*"  # SC2_x64; .exe on Windows, .app on a Mac
-MAPS = Path("Maps/SMAC_Maps")
+from globediff_torchrl.starcraft import ENGINE, MAPS, engine_builds, game_folder, named_folder
 
 
 def missing(map_file: str | None = None) -> list[str]:
@@ -23,13 +18,10 @@ def missing(map_file: str | None = None) -> list[str]:
     for package in ("pysc2", "smacv2"):
         if importlib.util.find_spec(package) is None:
             found.append(f"the python package {package}")
-    given = os.environ.get("SC2PATH")
-    folder = Path(given or DEFAULT_PATH).expanduser()
-    named = f"SC2PATH={given}" if given else f"{DEFAULT_PATH} (SC2PATH is not set)"
-    if not list(folder.glob(f"Versions/Base*/{ENGINE}")):
-        found.append(f"StarCraft II: no Versions/Base*/{ENGINE} in {named}")
-    elif map_file is not None and not (folder / MAPS / f"{map_file}.SC2Map").is_file():
-        found.append(f"the map {MAPS / map_file}.SC2Map in {named}")
+    if not engine_builds():
+        found.append(f"StarCraft II: no {ENGINE} in {named_folder()}")
+    elif map_file is not None and not (game_folder() / MAPS / f"{map_file}.SC2Map").is_file():
+        found.append(f"the map {MAPS / map_file}.SC2Map in {named_folder()}")
     return found
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchrl.data.tensor_specs import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from globediff_torchrl.envs.legal import LegalRandomActions
 from globediff_torchrl.envs.smax.jax_setup import load_battles
 from globediff_torchrl.envs.smax.layouts import SCENARIOS, STEP_LIMIT, observation_layout, state_layout, target_layout
 from globediff_torchrl.errors import UserError, unknown
@@ -37,7 +38,7 @@ OURS = ("scenario", "max_steps", "unit_type_sight_ranges", "observation_type", "
 OF_THE_MAP = ("num_allies", "num_enemies", "smacv2_position_generation", "smacv2_unit_type_generation")
 
 
-class SmaxEnv(EnvBase):
+class SmaxEnv(LegalRandomActions, EnvBase):
     """A batch of SMAX battles against jaxmarl's heuristic enemy.
 
     Reads ``("agents", "action")`` ``[B, n]`` (0 to A - 1). Writes ``("agents", "observation")`` ``[B, n, d_o]``,
@@ -167,16 +168,8 @@ class SmaxEnv(EnvBase):
         ends = {key: self._tensor(value) for key, value in {**ends, SUCCESS: outcome.success}.items()}
         return self._pack({**self._readings, **ends, DONE: ends[TERMINATED] | ends[TRUNCATED]})
 
-    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
-        """Uniform over the legal actions of ``tensordict``'s ``("agents", "action_mask")``, or of where it is now."""
-        mask = None if tensordict is None else tensordict.get(ACTION_MASK, None)
-        if mask is None and self._readings is not None:
-            mask = self._readings[ACTION_MASK]
-        if mask is None:
-            return super().rand_action(tensordict)
-        action = torch.multinomial(mask.flatten(0, 1).float(), 1).reshape(mask.shape[:-1])
-        out = self.full_action_spec.zero() if tensordict is None else tensordict
-        return out.set(ACTION, action)
+    def _legal_now(self) -> Tensor | None:
+        return None if self._readings is None else self._readings[ACTION_MASK]
 
     def _pack(self, values: dict[Any, Tensor]) -> TensorDict:
         agents = {key[1]: value for key, value in values.items() if isinstance(key, tuple)}

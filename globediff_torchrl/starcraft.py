@@ -1,0 +1,32 @@
+"""Where StarCraft II is, and which engines are in it; Python alone, so that the doctor can look without torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DEFAULT_FOLDER = "~/StarCraftII"  # where pysc2 looks without SC2PATH
+ENGINE = "Versions/Base*/SC2_x64"  # for messages
+ENGINE_FILES = ("SC2_x64*", "SC2.app")  # .exe on Windows; the other on a Mac
+MAPS = Path("Maps/SMAC_Maps")
+
+
+def game_folder() -> Path:
+    """The game's folder, whether it is there or not."""
+    return Path(os.environ.get("SC2PATH") or DEFAULT_FOLDER).expanduser()
+
+
+def named_folder() -> str:
+    """The same for a message, which says where it comes from."""
+    return f"SC2PATH={game_folder()}" if os.environ.get("SC2PATH") else f"{game_folder()} (SC2PATH is not set)"
+
+
+def engine_builds() -> dict[int, Path]:
+    """The engines in the game's folder by the number of their build; empty where there are none."""
+    builds = {}
+    for base in (game_folder() / "Versions").glob("Base*"):
+        number = base.name.removeprefix("Base")
+        engines = [path for name in ENGINE_FILES for path in base.glob(name)]
+        if number.isdigit() and engines:
+            builds[int(number)] = engines[0]
+    return builds
