@@ -142,12 +142,13 @@ def gae(reward: Tensor, value: Tensor) -> Tensor:
 def update(actor, critic, value_norm, optimizer, data: Data, epochs: int, minibatches: int) -> None:
     """Clipped policy and value losses over random minibatches of frames."""
     with torch.no_grad():
-        value = critic(data.state) / value_norm.scale + value_norm.mean  # [T + 1, B, 1]
+        output = critic(data.state)
+        value = output / value_norm.scale + value_norm.mean  # [T + 1, B, 1]
         advantage = gae(data.reward, value)
         target = advantage + value[:-1]
         value_norm.update(target.unsqueeze(-1))
         advantage = (advantage - advantage.mean()) / advantage.std().clamp(min=1e-5)
-        old_value = (value[:-1] - value_norm.mean) * value_norm.scale
+        old_value = output[:-1]  # not in the units of the new norm: its own move is none of the critic's
         target = (target - value_norm.mean) * value_norm.scale
     columns = (data.x, data.state[:-1], data.u, data.log_prob, advantage, target, old_value)
     columns = [column.flatten(0, 1) for column in columns]

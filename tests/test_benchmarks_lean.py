@@ -8,6 +8,7 @@ from benchmark_scripts import load
 from small_loss import StateAsValue
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
+from torch import nn
 
 from globediff_torchrl import keys as k
 from globediff_torchrl import make_actor, make_env
@@ -66,3 +67,16 @@ def test_the_settings_are_those_of_the_configuration(lean):
     ours |= {"clip_epsilon": lean.CLIP, "max_grad_norm": lean.MAX_GRAD_NORM}
     training = compose("vmas").training
     assert ours == {name: training[name] for name in ours}
+
+
+def test_the_value_clip_takes_no_move_of_the_norm_for_one_of_the_critic(lean):
+    """The critic outputs 0, the mean of the standardised targets: the gradient of an unclipped loss is 0."""
+    torch.manual_seed(0)
+    actor, critic, norm = lean.Actor(4, 2), nn.Linear(1, 1), lean.RunningNorm(1)
+    nn.init.zeros_(critic.weight)
+    nn.init.zeros_(critic.bias)
+    data = lean.Data(5, 3, 1, 2, 1, 2, "cpu")
+    data.reward += 7 + torch.randn_like(data.reward)
+    optimizer = torch.optim.SGD(critic.parameters(), lr=1.0)
+    lean.update(actor, critic, norm, optimizer, data, epochs=1, minibatches=1)
+    assert norm.mean > 7 and critic.bias.abs() < 1e-5

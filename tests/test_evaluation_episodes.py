@@ -235,3 +235,24 @@ def test_an_evaluation_counts_the_environments_of_all_batch_dimensions():
     results = evaluate(env, policy, seed=3, modes=("stochastic",))
     assert results["stochastic/return"] == pytest.approx(float(returns.mean()))
     assert results["stochastic/return_sem"] == pytest.approx(float(returns.std()) / 6**0.5)
+
+
+def test_deterministic_episodes_take_the_mode_of_each_action_and_stochastic_ones_a_sample():
+    env = make_env("vmas/hunt", num_envs=6, max_steps=8, aux=None)
+    policy = make_actor(env, reads=None)
+    modes = {mode: run_episodes(env, policy, mode, seed=3, max_steps=8) for mode in ("deterministic", "stochastic")}
+    for mode, rollout in modes.items():
+        with torch.no_grad():
+            best = policy.get_dist(rollout).deterministic_sample
+        equal = torch.isclose(rollout[k.ACTION], best, atol=1e-5)
+        assert equal.all() if mode == "deterministic" else not equal.any(-1).all()
+
+
+def test_what_is_inferred_behind_the_end_of_the_first_episode_is_not_counted():
+    rollout = played([1.0, 2.0], [False, False])
+    state = torch.cat([rollout["state"], torch.full((2, 3, 1), 9.0)], 1)
+    after = torch.cat([rollout["next"], rollout["next"][:, :1].expand(2, 3)], 1)
+    inferred = TensorDict({"inferred_state": torch.where(state == 9, 1e3, state).unsqueeze(-2)}, (2, 5, 1))
+    longer = TensorDict({"next": after, "state": state, "agents": inferred}, (2, 5))
+    results = evaluate(Recorded({0: longer}), None, seed=0, max_steps=5, modes=("stochastic",))
+    assert results["stochastic/state_error_sample"] == 0.0

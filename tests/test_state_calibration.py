@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 
 from globediff_torchrl.state_models import Fitter, GlobeDiff, fit
-from globediff_torchrl.state_models.calibration import last_step_spread
+from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
 
 AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
 MEAN, BLEND = ("agents", "inferred_mean"), ("agents", "inferred_blend")
@@ -134,3 +134,25 @@ def test_a_model_saved_without_an_open_share_takes_it_from_the_residual_scale(tm
     inside = torch.nn.ModuleDict({"model": small()})
     inside.load_state_dict({f"model.{name}": value for name, value in weights.items()})
     torch.testing.assert_close(inside["model"].open_share, loaded.open_share)
+
+
+def test_what_the_regression_leaves_open_is_measured_on_all_rows_however_many():
+    model = small()
+    torch.nn.init.zeros_(model.regression[-1].weight)
+    torch.nn.init.zeros_(model.regression[-1].bias)
+    scale = torch.tensor([2.0, 1.0, 0.5])
+    s = torch.cat([torch.zeros(16_384, 3), torch.randn(3_616, 3) * scale])  # two whole chunks of nothing, then the rest
+    variance = residual_variance(model, torch.randn(20_000, 4), s)
+    torch.testing.assert_close(variance.float(), 3_616 / 20_000 * scale.square(), rtol=0.1, atol=0)
+
+
+def test_the_last_step_is_measured_with_the_posterior_of_what_is_diffused():
+    model, seen = small(latent_dim=2), []
+    model.residual_scale.copy_(torch.tensor([2.0, 1.0, 0.5]))
+    model.posterior.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    x, s = torch.randn(50, 4), torch.randn(50, 3) + 3
+    last_step_spread(model, x, s)
+    ((given_x, given_s),) = seen
+    xs = model.normalise_aux(x)
+    torch.testing.assert_close(given_x, xs)
+    torch.testing.assert_close(given_s, (model.normalise_state(s) - model.regression(xs)) / model.residual_scale)

@@ -10,7 +10,9 @@ from benchmark_scripts import load
 
 from globediff_torchrl.state_models import GlobeDiff
 from globediff_torchrl.state_models.tokens import Tokens
-from globediff_torchrl.studies.known_posteriors import Combat
+from globediff_torchrl.studies.known_posteriors import Combat, Mixture
+
+AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
 
 
 @pytest.fixture
@@ -127,3 +129,17 @@ def test_each_unit_of_combat_has_its_own_place_health_and_type_in_one_row():
     assert torch.equal(rows[:5, 3:].sum(1), torch.ones(5))  # a type is one-hot
     assert ((rows[:5, 2] - 0.65).abs() > 0.2).all()  # health is near 1 or near .3
     assert (rows[5:, 2:] == 0).all()  # of the others only the place is in the state
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_exact_samples_are_at_no_distance_and_those_of_another_x_are(fidelity, right):
+    """The marginals of both are the same, so that only the pairing with x tells them apart."""
+    problem, g = Mixture(), torch.Generator().manual_seed(5)
+
+    def model(data):
+        x = data[AUX][:, 0]
+        others = x.view(32, 64, -1).roll(0 if right else 1, 0).reshape(x.shape)
+        return {INFERRED: problem.draw_state(others, g)[:, None]}
+
+    energy = fidelity.judge(problem, model, seed=100, contexts=32, draws=64)["energy"]
+    assert abs(energy) < 0.03 if right else energy > 0.3

@@ -9,6 +9,7 @@ from tensordict import TensorDict
 
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models import Fitter, GlobeDiff, MLPStateModel, OracleStateModel, VAEStateModel, fit
+from globediff_torchrl.state_models.fit import learning_rate
 from globediff_torchrl.state_models.loss import level_probabilities
 
 
@@ -301,3 +302,10 @@ def test_misuse_of_fit_is_refused():
         Fitter(small(), lr=-1.0)
     with pytest.raises(UserError, match="same steps"):
         small().make_loss()(TensorDict({AUX: torch.randn(4, 2, 4), "state": torch.randn(5, 3)}, []))
+
+
+def test_the_learning_rate_warms_up_over_three_steps_of_a_hundred_and_falls_to_a_hundredth():
+    rates = [learning_rate(step, 100, 1.0) for step in range(100)]
+    assert rates[:4] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert rates[3 + 97 // 2] == pytest.approx(0.505, abs=0.01) and rates[-1] == pytest.approx(0.01, abs=1e-3)
+    assert rates[3:] == sorted(rates[3:], reverse=True)

@@ -1,9 +1,12 @@
 """Prior and posterior of the latent."""
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
+from globediff_torchrl.state_models import VAEStateModel
 from globediff_torchrl.state_models.latent import (
     LatentPosterior,
     LatentPrior,
@@ -106,3 +109,18 @@ def test_one_mode_is_the_gaussian_prior():
     noise = torch.randn(7, 2, prior.noise_size)
     expected = sample_gaussian(mean, log_variance, noise[..., :3])
     torch.testing.assert_close(prior.draw(x, noise), expected)
+
+
+def test_the_loss_of_the_vae_has_the_kl_of_its_posterior_and_decodes_a_sample_of_it():
+    """KL(N(1, e^-2) || N(0, 1)) = .5 (e^-2 + 1 + 2 - 1) = 1.0677; the other way round it is 6.4."""
+    model = VAEStateModel(3, 2, latent_dim=1, beta_kl=0.5, width=8)
+    q = torch.ones(50, 1), torch.full((50, 1), -2.0)
+    model.posterior.forward = lambda x, s: q
+    loss, terms = model.make_loss(), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        terms.append(loss.terms(torch.ones(50, 3), torch.zeros(50, 2), None))
+    torch.testing.assert_close(terms[0]["kl"], torch.tensor(0.5 * (math.exp(-2) + 2)))
+    torch.testing.assert_close(terms[0]["loss_kl"], 0.5 * terms[0]["kl"])
+    first, again, other = (term["loss_reconstruction"] for term in terms)
+    assert first == again != other
