@@ -141,7 +141,7 @@ def test_what_the_regression_leaves_open_is_measured_on_all_rows_however_many():
     torch.nn.init.zeros_(model.regression[-1].weight)
     torch.nn.init.zeros_(model.regression[-1].bias)
     scale = torch.tensor([2.0, 1.0, 0.5])
-    s = torch.cat([torch.zeros(16_384, 3), torch.randn(3_616, 3) * scale])  # two whole chunks of nothing, then the rest
+    s = torch.cat([torch.randn(3_616, 3) * scale, torch.zeros(16_384, 3)])  # the last chunks hold nothing
     variance = residual_variance(model, torch.randn(20_000, 4), s)
     torch.testing.assert_close(variance.float(), 3_616 / 20_000 * scale.square(), rtol=0.1, atol=0)
 
