@@ -12,6 +12,7 @@ from torchrl.envs.batched_envs import BatchedEnvBase
 from globediff_torchrl.envs.auxiliary import AuxObservation
 from globediff_torchrl.envs.families import FAMILIES, check_name
 from globediff_torchrl.envs.hiding import resolve_hidden
+from globediff_torchrl.envs.legal import transformed_env_for
 from globediff_torchrl.envs.requirements import ALIVE, check_fresh, check_keys, check_masks
 from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
 from globediff_torchrl.errors import UserError, check_count, check_device, unknown
@@ -120,6 +121,7 @@ def wrap_env(
 
     Reads ``(group, "observation")`` ``[*B, n, d_o]``, ``(group, "action")``, ``(group, "reward")`` ``[*B, n, 1]``, of a
     team's one reward a copy for each agent, ``"state"`` ``[*B, d_s]``, and the team's ``"done"`` ``[*B, 1]``.
+    Where there is ``(group, "action_mask")``, ``rand_action`` and a rollout without a policy draw legal actions.
     Masks are bool. Observation and state (and ``("agents", "target_state")``) of another dtype, such as numpy's
     float64, come out as float32.
 
@@ -165,7 +167,7 @@ def wrap_env(
     counter = StepCounter(None if _own(innermost, "own_time_limit") else max_steps)
     transforms += [counter, TimeFraction(max_steps), RewardSum(in_keys=[REWARD], out_keys=[EPISODE_REWARD])]
     # nested, not merged: behind a renaming transform the actions would have gone by their old name
-    wrapped = TransformedEnv(env, Compose(*transforms), auto_unwrap=False)
+    wrapped = transformed_env_for(env)(env, Compose(*transforms), auto_unwrap=False)
     wrapped.base_env.task = Task(
         name=name or type(innermost).__name__,
         n_agents=n_agents,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.envs import EnvBase
+from torchrl.data import Composite, OneHot
+from torchrl.envs import EnvBase, TransformedEnv
 
 from globediff_torchrl.keys import ACTION, ACTION_MASK
 
@@ -13,13 +14,22 @@ from globediff_torchrl.keys import ACTION, ACTION_MASK
 def legal_action(env: EnvBase, tensordict: TensorDictBase | None, mask: Tensor | None = None) -> TensorDictBase | None:
     """``tensordict`` with an action drawn uniformly where its ``("agents", "action_mask")`` is True.
 
-    ``mask`` stands in where it has none. None where there is no mask at all, or the actions are not categorical.
+    ``mask`` stands in where it has none. Of an agent for which nothing is legal, such as a dead one in some
+    environments, any action. None where there is no mask at all, or the actions are neither categorical nor one-hot.
     """
     given = None if tensordict is None else tensordict.get(ACTION_MASK, None)
     mask = mask if given is None else given
-    if mask is None or env.full_action_spec[ACTION].shape != mask.shape[:-1]:
+    if mask is None:
         return None
-    action = torch.multinomial(mask.flatten(0, -2).float(), 1).reshape(mask.shape[:-1])
+    spec = env.full_action_spec[ACTION]
+    one_hot = isinstance(spec, OneHot) and spec.shape == mask.shape
+    if not one_hot and spec.shape != mask.shape[:-1]:
+        return None
+    mask = mask.bool()
+    allowed = mask | ~mask.any(dim=-1, keepdim=True)  # a row without a chance would be an error of multinomial's
+    action = torch.multinomial(allowed.flatten(0, -2).float(), 1).reshape(mask.shape[:-1])
+    if one_hot:
+        action = torch.nn.functional.one_hot(action, mask.shape[-1]).to(spec.dtype)
     out = env.full_action_spec.zero() if tensordict is None else tensordict
     return out.set(ACTION, action)
 
@@ -34,3 +44,29 @@ class LegalRandomActions:
     def _legal_now(self) -> Tensor | None:
         """The mask of where the environment is now, if it knows; used where a tensordict has none."""
         return None
+
+
+class LegalTransformedEnv(TransformedEnv):
+    """A TransformedEnv whose random actions heed the mask of the step.
+
+    TorchRL's own draws from a copy of the action spec, in which the mask stays what it was when the copy was made; here
+    the copy has none. A further TransformedEnv does not unwrap it, as it is no plain one, and asks it for its actions.
+    """
+
+    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        drawn = legal_action(self, tensordict)
+        return EnvBase.rand_action(self, tensordict) if drawn is None else drawn
+
+    def _make_input_spec(self) -> Composite:
+        input_spec = super()._make_input_spec()
+        action = input_spec["full_action_spec"][ACTION]
+        if getattr(action, "mask", None) is not None:
+            action.update_mask(None)
+        return input_spec
+
+
+def transformed_env_for(env: EnvBase) -> type[TransformedEnv]:
+    """The class to put around ``env``, in this project's keys: a legal one where nothing else heeds its mask."""
+    masked = ACTION_MASK in env.observation_spec.keys(True, True)
+    draws_itself = type(env).rand_action not in (EnvBase.rand_action, TransformedEnv.rand_action)
+    return LegalTransformedEnv if masked and not draws_itself else TransformedEnv

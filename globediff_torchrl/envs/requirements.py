@@ -15,7 +15,7 @@ ALIVE = (AGENTS, "mask")  # TorchRL's name for who is alive, of PettingZoo's age
 
 def check_fresh(env: EnvBase) -> None:
     """Refuses what was wrapped before: the first wrapper's Task lies on it, and a second one would take its place."""
-    while type(env) is TransformedEnv and "task" not in vars(env):
+    while isinstance(env, TransformedEnv) and "task" not in vars(env):
         env = env.base_env
     task = vars(env).get("task")
     if isinstance(task, Task):
