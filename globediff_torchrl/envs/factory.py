@@ -13,6 +13,7 @@ from globediff_torchrl.envs.auxiliary import AuxObservation
 from globediff_torchrl.envs.families import FAMILIES, check_name
 from globediff_torchrl.envs.hiding import resolve_hidden
 from globediff_torchrl.envs.legal import transformed_env_for
+from globediff_torchrl.envs.lifting import lift_observation
 from globediff_torchrl.envs.requirements import ALIVE, check_fresh, check_keys, check_masks
 from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
 from globediff_torchrl.errors import UserError, check_count, check_device, unknown
@@ -121,6 +122,7 @@ def wrap_env(
 
     Reads ``(group, "observation")`` ``[*B, n, d_o]``, ``(group, "action")``, ``(group, "reward")`` ``[*B, n, 1]``, of a
     team's one reward a copy for each agent, ``"state"`` ``[*B, d_s]``, and the team's ``"done"`` ``[*B, 1]``.
+    A dictionary of one tensor, and an ``"action_mask"`` if there is one, as the observation counts as that tensor.
     Where there is ``(group, "action_mask")``, ``rand_action`` and a rollout without a policy draw legal actions.
     Masks are bool. Observation and state (and ``("agents", "target_state")``) of another dtype, such as numpy's
     float64, come out as float32.
@@ -139,8 +141,8 @@ def wrap_env(
 
     Raises:
         UserError: where the environment has been wrapped before, the group, the state, the agents' reward or the
-            team's ``"done"`` is missing, a layout, mask or reward has another size than the spec, or a mask another
-            dtype.
+            team's ``"done"`` is missing, an observation, state, layout, mask or reward has another shape, or a mask
+            another dtype.
     """
     _check_aux(aux)
     check_fresh(env)
@@ -222,12 +224,13 @@ def _own(env: EnvBase, name: str) -> Any:
 
 
 def _rename_group(env: EnvBase, group: str) -> EnvBase:
-    """The environment with every key under ``group`` moved to ``"agents"``."""
+    """The environment with every key under ``group`` moved to ``"agents"``, and an observation that is one tensor."""
     groups = {key[0] for key in env.full_action_spec.keys(True, True) if isinstance(key, tuple)}
     if group not in groups:
         fix = "Pass " + " or ".join(f"group={name!r}" for name in sorted(groups))
         fix = fix if groups else "wrap_env expects actions under a group, such as ('agents', 'action')"
         raise UserError(f"{unknown('group', group, sorted(groups))} {fix}.")
+    env = lift_observation(env, group)
     if group == AGENTS:
         return env
     keys = [*env.observation_spec.keys(True, True), *env.reward_keys, *env.done_keys]

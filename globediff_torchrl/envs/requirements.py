@@ -12,6 +12,17 @@ from globediff_torchrl.task import Task
 
 ALIVE = (AGENTS, "mask")  # TorchRL's name for who is alive, of PettingZoo's agents
 
+# what must be observed, its dimensions behind those of the batch, and what to do where it is missing
+EXPECTED = (
+    (OBSERVATION, ("n", "d_o"), "Rename the team's, in the env or by RenameTransform; group= names another team."),
+    (
+        STATE,
+        ("d_s",),
+        "VMAS gives a state through make_env('vmas/...'), a scenario of one's own by a preset, PettingZoo's wrapper "
+        "with return_state=True.",
+    ),
+)
+
 
 def check_fresh(env: EnvBase) -> None:
     """Refuses what was wrapped before: the first wrapper's Task lies on it, and a second one would take its place."""
@@ -34,12 +45,17 @@ def check_keys(env: EnvBase) -> None:
     """Refuses an environment without observations ``[*B, n, d_o]``, rewards ``[*B, n, 1]``, a state ``[*B, d_s]`` or a
     ``"done"`` ``[*B, 1]`` of the whole team."""
     keys = env.observation_spec.keys(True, True)
-    for key in (OBSERVATION, STATE):
+    for key, dims, advice in EXPECTED:
         if key not in keys:
+            got = sorted(map(str, keys))
+            raise UserError(f"wrap_env needs the key {key!r} among the observations, got {got}. {advice}")
+        shape = env.observation_spec[key].shape
+        surplus = len(shape) - len(env.batch_size) - len(dims)
+        if surplus:
+            fix = "flatten it (FlattenObservation)" if surplus > 0 else "unsqueeze it (UnsqueezeTransform)"
             raise UserError(
-                f"wrap_env needs the key {key!r} among the observations, got {sorted(map(str, keys))}. VMAS gives a "
-                "state through make_env('vmas/...'), a scenario of one's own by a preset, PettingZoo's wrapper "
-                "with return_state=True."
+                f"wrap_env expects {key!r} of shape [*B, {', '.join(dims)}] where *B is {list(env.batch_size)}, got "
+                f"{list(shape)}: {fix}, in the env's spec too."
             )
     expected = (*env.observation_spec[OBSERVATION].shape[:-1], 1)
     if REWARD not in env.reward_keys or env.full_reward_spec[REWARD].shape != expected:

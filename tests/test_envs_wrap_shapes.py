@@ -1,0 +1,126 @@
+"""What wrap_env says of observations and states in other shapes, and how it takes those in a dictionary."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from pettingzoo_masks import masked
+from skirmish import Skirmish
+from tensordict import TensorDict
+from torchrl.data import Binary, Composite, Unbounded
+from torchrl.envs import CatTensors, FlattenObservation, ParallelEnv, SerialEnv, TransformedEnv, UnsqueezeTransform
+from torchrl.envs.utils import check_env_specs
+
+from globediff_torchrl import keys as k
+from globediff_torchrl import wrap_env
+from globediff_torchrl.errors import UserError
+
+GROUPS = pytest.mark.parametrize("group", ["agents", "walkers"])
+
+
+@GROUPS
+@pytest.mark.parametrize("batched", [None, SerialEnv, ParallelEnv])
+def test_pettingzoos_usual_masked_observation_gives_what_a_plain_one_does(group, batched):
+    """Alone, and of copies whose episodes end at different times."""
+    rollouts = []
+    for parts in (("observation",), ()):
+        create = [partial(masked, group, parts, steps) for steps in (4, 7)]
+        env = wrap_env(batched(2, create) if batched else create[0](), group=group, aux="joint_history")
+        try:
+            if not rollouts:
+                check_env_specs(env)
+            env.set_seed(1)
+            torch.manual_seed(1)
+            rollouts.append(env.rollout(12, break_when_any_done=False))
+        finally:
+            env.close()
+    for part in (lambda rollout: rollout, lambda rollout: rollout["next"]):
+        for key in (k.OBSERVATION, k.AUX_OBSERVATION, k.ACTIVE_MASK, k.ACTION_MASK, k.STATE):
+            torch.testing.assert_close(*(part(rollout)[key] for rollout in rollouts))
+    assert rollouts[0][k.OBSERVATION].shape[-3:] == (12, 3, 2)
+    assert (~rollouts[0][k.ACTION_MASK][..., 3]).any()
+
+
+@GROUPS
+def test_of_several_tensors_in_an_observation_the_message_has_the_recipe_and_that_works(group):
+    env = masked(group, ("far", "near"))
+    with pytest.raises(UserError, match=rf"one tensor \('{group}', 'observation'\).*'far'\), \('{group}'.*'near'\)\]"):
+        wrap_env(env, group=group)
+    inside = [(group, "observation", part) for part in ("far", "near")]
+    joined = TransformedEnv(env, CatTensors(inside, (group, "observation", "all")))
+    env = wrap_env(joined, group=group, aux="joint", max_steps=5)
+    check_env_specs(env)
+    assert env.rollout(3)[k.OBSERVATION].shape == (3, 3, 4)
+
+
+class Nested(Skirmish):
+    """The mask is within the observation, which TorchRL has not looked into."""
+
+    def __init__(self):
+        super().__init__()
+        inner = Composite(seen=Unbounded((6, 3, 2)), action_mask=Binary(4, (6, 3, 4), dtype=torch.bool), shape=(6, 3))
+        team = Composite(observation=inner, shape=(6, 3))
+        self.observation_spec = Composite(agents=team, state=Unbounded((6, 4)), shape=(6,))
+
+    def _observe(self):
+        out = super()._observe()
+        mask = out.pop(k.ACTION_MASK)
+        seen = out.pop(k.OBSERVATION)
+        out["agents", "observation"] = TensorDict({"seen": seen, "action_mask": mask}, (6, 3))
+        return out
+
+
+def test_a_mask_within_the_observation_is_taken_for_the_teams():
+    env = wrap_env(Nested(), no_op=0, max_steps=5)
+    check_env_specs(env)
+    rollout = env.rollout(12, break_when_any_done=False)
+    assert rollout[k.OBSERVATION].shape == (6, 12, 3, 2)
+    assert rollout[k.ACTION_MASK].gather(-1, rollout[k.ACTION].unsqueeze(-1)).all()
+    assert not rollout[k.ACTIVE_MASK].all()
+
+
+def without(key):
+    env = Skirmish()
+    spec = env.observation_spec.clone()
+    del spec[key]
+    env.observation_spec = spec
+    return env
+
+
+def test_what_is_missing_is_what_the_advice_is_for():
+    with pytest.raises(UserError, match=r"'observation'.*got.*Rename the team's") as caught:
+        wrap_env(without(k.OBSERVATION))
+    assert "return_state" not in str(caught.value)
+    with pytest.raises(UserError, match=r"'state'.*got.*return_state=True"):
+        wrap_env(without("state"))
+
+
+def shaped(key, *shape):
+    env = Skirmish()
+    spec = env.observation_spec.clone()
+    spec[key] = Unbounded((6, *shape))
+    env.observation_spec = spec
+    env._observe = lambda: spec.rand()
+    return env
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "wanted", "fix"),
+    [
+        ("state", (5, 3), "d_s", "flatten it"),
+        ("state", (3, 6), "d_s", "flatten it"),
+        ("state", (), "d_s", "unsqueeze it"),
+        (k.OBSERVATION, (3, 8, 8), "n, d_o", "flatten it"),
+        (k.OBSERVATION, (3,), "n, d_o", "unsqueeze it"),
+    ],
+)
+def test_an_observation_or_a_state_of_another_shape_is_refused_and_the_advice_works(key, shape, wanted, fix):
+    env = shaped(key, *shape)
+    with pytest.raises(UserError) as caught:
+        wrap_env(env, no_op=0)
+    said = str(caught.value)
+    assert f"{key!r} of shape [*B, {wanted}]" in said and f"got {[6, *shape]}: {fix}" in said and "reward" not in said
+    flat = FlattenObservation(-2, -1, in_keys=[key]) if fix == "flatten it" else UnsqueezeTransform(-1, in_keys=[key])
+    assert wrap_env(TransformedEnv(shaped(key, *shape), flat), no_op=0).rollout(2).shape == (6, 2)
