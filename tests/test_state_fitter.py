@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_models import AUX, INFERRED, data, small, weights_of
 from tensordict import TensorDict
+from torch import nn
 from torchrl.objectives import LossModule
 
 from globediff_torchrl.errors import UserError
@@ -147,3 +148,40 @@ def test_a_model_that_is_not_centred_or_goes_on_from_a_fit_is_not_warned_of(monk
     resumed = Fitter(small(preset="fast"))
     resumed.load_state_dict(Fitter(model).state_dict())
     assert warned(resumed.model, 6, resumed) == []
+
+
+class Normed(MLPStateModel):
+    """Its net normalises by batch statistics while it is trained, and by their running average afterwards."""
+
+    def __init__(self):
+        super().__init__(4, 2, width=16, layers=1)
+        self.net = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Linear(16, 2))
+
+
+def test_running_statistics_reach_the_model_that_acts_and_outlive_what_is_measured():
+    torch.manual_seed(0)
+    model, x = Normed(), torch.randn(500, 4) + 3
+    pairs = TensorDict({AUX: x[:, None], "state": x[:, :2]}, [500])
+    fitter = Fitter(model, lr=1e-2)
+    for _ in range(100):
+        fitter.step(pairs)
+    fitter.update_final_scale(x, x[:, :2])
+    assert fitter.raw.net[1].num_batches_tracked == model.net[1].num_batches_tracked == 100
+    with torch.no_grad():
+        error = (model.eval()(pairs)[INFERRED][:, 0] - pairs["state"]).square().mean()
+    assert error < 0.05  # without the statistics, those of a fresh BatchNorm: above 1
+
+
+def test_what_was_frozen_stays_and_a_model_that_was_fitted_is_trained_as_a_whole():
+    model = MLPStateModel(4, 3, width=16)
+    model.net[0].requires_grad_(False)
+    first, last = model.net[0].weight.clone(), model.net[-1].weight.clone()
+    Fitter(model, lr=1e-2).step(data())
+    assert torch.equal(model.net[0].weight, first) and not torch.equal(model.net[-1].weight, last)
+    Fitter(model, lr=1e-2).step(data())
+    assert not torch.equal(model.net[0].weight, first)
+
+
+def test_inference_mode_is_refused_before_anything_is_trained():
+    with torch.inference_mode(), pytest.raises(UserError, match=r"inside torch.inference_mode\(\)"):
+        fit(MLPStateModel(4, 3), data(), steps=1, progress=False)

@@ -165,3 +165,9 @@ def test_data_without_a_living_agent_are_refused():
     td[MASK] = torch.zeros(64, 2, 1, dtype=torch.bool)
     with pytest.raises(UserError, match=r"expects a living agent.*got .* none in 128: .*wrong way round"):
         fit(GlobeDiff(4, 3, width=16), td, steps=2, progress=False)
+
+
+@pytest.mark.parametrize("wrong", [[TensorDict({}, [3])], (torch.ones(3, 4), torch.ones(3, 2))])
+def test_another_container_is_refused_with_what_to_pass(wrong):
+    with pytest.raises(UserError, match=rf"TensorDict.*aux_observation.*got a {type(wrong).__name__}.*buffer\[:\]"):
+        fit(MLPStateModel(4, 2), wrong, steps=1, progress=False)

@@ -33,13 +33,15 @@ class Fitter:
 
     Args:
         model: any state model with a loss. It stays where it is (device, references); its weights change in place and
-            no longer require grad: before an optimiser of your own, call ``model.requires_grad_(True)``.
+            no longer require grad: before an optimiser of your own, call ``model.requires_grad_(True)``. What you froze
+            (``requires_grad_(False)`` of a layer) is not trained; where nothing requires grad, as after a fit, all is.
+            Buffers that its loss changes, such as running statistics, are those of the trained copy.
         lr, weight_decay: of AdamW; None takes the model's preset. betas: of AdamW.
         ema: decay of the moving average, warmed up: min(ema, (1 + t) / (10 + t)).
         grad_clip: bound on the gradient's norm.
 
     Raises:
-        UserError: a model without a loss (the oracle), or an lr that is not positive.
+        UserError: a model without a loss (the oracle), an lr that is not positive, or inside torch.inference_mode().
 
     Example:
         >>> fitter = Fitter(model, lr=1e-3)
@@ -65,14 +67,17 @@ class Fitter:
         weight_decay = defaults["weight_decay"] if weight_decay is None else weight_decay
         if not lr > 0:
             raise UserError(f"lr expects a positive number, got {lr}: 1e-4 to 3e-3 are usual.")
+        if torch.is_inference_mode_enabled():  # unlike no_grad, it cannot be undone for the tensors made in it
+            raise UserError("A state model cannot be trained inside torch.inference_mode(): fit it outside.")
         self.model, self.raw = model, copy.deepcopy(model)
         self.loss = self.raw.make_loss()
         if self.loss is None:
             raise UserError(f"{type(model).__name__} has no loss: there is nothing to fit; expected another model.")
-        self.raw.requires_grad_(True)
+        if not any(parameter.requires_grad for parameter in self.raw.parameters()):  # it was fitted before
+            self.raw.requires_grad_(True)
         model.requires_grad_(False)  # the average is only ever written to
-        self._raw_parameters = list(self.raw.parameters())
-        self._parameters = list(model.parameters())
+        both = [pair for pair in zip(self.raw.parameters(), model.parameters()) if pair[0].requires_grad]
+        self._raw_parameters, self._parameters = map(list, zip(*both))
         self.optimizer = torch.optim.AdamW(
             self._raw_parameters, lr=lr, weight_decay=weight_decay, betas=betas, fused=True
         )
@@ -156,6 +161,8 @@ class Fitter:
         self.steps += 1
         decay = min(self.ema, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self._parameters, self._raw_parameters, 1 - decay)
+        # running statistics are an average already; what is measured is the same in both
+        torch._foreach_copy_(list(self.model.buffers()), list(self.raw.buffers()))
 
     def _check_measured(self) -> None:
         if self.model.lacks_residual_scale():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
 
 from globediff_torchrl.errors import UserError
@@ -102,9 +102,16 @@ def pairs_of(model: StateModel, data: TensorDictBase | Pairs) -> Pairs:
     """``data`` as :class:`Pairs`: of a tensordict as :func:`fit` takes it, a step and one of its agents each.
 
     Raises:
-        UserError: missing keys, wrong shapes, no row, nobody alive.
+        UserError: neither of the two, missing keys, wrong shapes, no row, nobody alive.
 
     Example:
         >>> fitter.set_statistics(*pairs_of(model, data).spread(200_000))
     """
-    return data if hasattr(data, "draw") else TensorDictPairs(model, data)
+    if hasattr(data, "draw"):
+        return data
+    if not is_tensor_collection(data) and not isinstance(data, dict):  # of a dict one can say what is missing
+        raise UserError(
+            f"fit expects its data as a TensorDict with {model.aux_key!r} and {model.state_key!r}, or as Pairs, got a "
+            f"{type(data).__name__}: of a replay buffer pass buffer[:], of several rollouts torch.cat(rollouts)."
+        )
+    return TensorDictPairs(model, data)
