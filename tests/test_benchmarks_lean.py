@@ -80,3 +80,17 @@ def test_the_value_clip_takes_no_move_of_the_norm_for_one_of_the_critic(lean):
     optimizer = torch.optim.SGD(critic.parameters(), lr=1.0)
     lean.update(actor, critic, norm, optimizer, data, epochs=1, minibatches=1)
     assert norm.mean > 7 and critic.bias.abs() < 1e-5
+
+
+@pytest.mark.parametrize(("lr", "expected"), [(0.2, 0.2), (1.0, 0.5)])
+def test_the_value_clip_lets_a_small_move_go_on_and_holds_a_large_one(lean, lr, expected):
+    """The gradient's norm is .5, so each of two steps moves the value by lr / 2, if it is not held beyond .2."""
+    actor, critic, norm = lean.Actor(4, 2), nn.Linear(1, 1), lean.RunningNorm(1)
+    nn.init.zeros_(critic.weight)
+    nn.init.zeros_(critic.bias)
+    norm.update(torch.tensor([-1.0, 1.0]).repeat(5_000).unsqueeze(-1))  # the target stays far above the value
+    data = lean.Data(1, 2, 1, 2, 1, 2, "cpu")
+    data.reward += 7
+    optimizer = torch.optim.SGD(critic.parameters(), lr=lr)
+    lean.update(actor, critic, norm, optimizer, data, epochs=2, minibatches=1)
+    assert critic.bias.item() == pytest.approx(expected, rel=1e-4)

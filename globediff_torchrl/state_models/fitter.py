@@ -78,6 +78,7 @@ class Fitter:
         model.requires_grad_(False)  # the average is only ever written to
         both = [pair for pair in zip(self.raw.parameters(), model.parameters()) if pair[0].requires_grad]
         self._raw_parameters, self._parameters = map(list, zip(*both))
+        self._list_buffers()
         self.optimizer = torch.optim.AdamW(
             self._raw_parameters, lr=lr, weight_decay=weight_decay, betas=betas, fused=True
         )
@@ -106,8 +107,11 @@ class Fitter:
         self._copy_buffers()
 
     def _copy_buffers(self) -> None:
-        for raw, averaged in zip(self.raw.buffers(), self.model.buffers()):
-            raw.copy_(averaged)
+        self._list_buffers()  # a measurement may have put another tensor in a buffer's place
+        torch._foreach_copy_(self._raw_buffers, self._buffers)
+
+    def _list_buffers(self) -> None:  # not at each step: to look through the modules takes ten times as long as to copy
+        self._raw_buffers, self._buffers = list(self.raw.buffers()), list(self.model.buffers())
 
     # ---------------------------------------------------------------------------------------------------- training
     @torch.enable_grad()  # a caller that evaluates besides may have switched it off
@@ -162,7 +166,7 @@ class Fitter:
         decay = min(self.ema, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self._parameters, self._raw_parameters, 1 - decay)
         # running statistics are an average already; what is measured is the same in both
-        torch._foreach_copy_(list(self.model.buffers()), list(self.raw.buffers()))
+        torch._foreach_copy_(self._buffers, self._raw_buffers)
 
     def _check_measured(self) -> None:
         if self.model.lacks_residual_scale():
