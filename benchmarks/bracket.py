@@ -35,8 +35,8 @@ from globediff_torchrl.studies.figures import bracket_figure, study_curves
 from globediff_torchrl.studies.measurements import markdown_table
 from globediff_torchrl.studies.statistics import bootstrap_interval
 from globediff_torchrl.tables import read_rows, write_rows
-from globediff_torchrl.training.checkpoint import FOLDER
 from globediff_torchrl.training.config import main_config, scenario_entry
+from globediff_torchrl.training.run_files import CHECKPOINTS, SUMMARY, TABLE
 
 ALGORITHMS = ("open_loop", "mappo", "x_direct", "regressor", "globediff", "oracle")
 ITERATIONS = {"hunt": 36, "compass": 40}  # of 128 episodes each; 30 elsewhere
@@ -111,11 +111,11 @@ def run(job: tuple[Path, list[str]]) -> None:
     if code != 0:
         tqdm.write(f"failed with exit code {code}: {output / 'log.txt'}")
     elif finished(output):  # what is left to resume is nothing, and with a state model's pairs takes gigabytes
-        shutil.rmtree(output / FOLDER, ignore_errors=True)
+        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
 
 
 def finished(output: Path) -> bool:
-    summary = output / "summary.json"
+    summary = output / SUMMARY
     return summary.exists() and json.loads(summary.read_text())["complete"]
 
 
@@ -128,7 +128,7 @@ def collect(folder: Path) -> list[dict]:
             continue
         env, algorithm = path.parts[-4:-2]
         summary.update(env=env, algorithm=algorithm)
-        progress = read_rows(path.parent / "progress.csv")
+        progress = read_rows(path.parent / TABLE)
         for name, last in LAST.items():
             values = [float(row[name]) for row in progress if row.get(name)]
             values = values[-(last if last >= 1 else math.ceil(last * len(values))) :]

@@ -158,8 +158,8 @@ CALLS = [
         ("expects 'state'", "which hold [('agents', 'aux_observation')]", "set the model's keys"),
     ),
     Misuse("fit on a dict", lambda here: fitted(here, {"state": 1}), ("fit expects", "['state']", "set the model's")),
-    Misuse("no steps", lambda here: fitted(here, data(), steps=0), ("steps >= 1", "got 0", "leave it away")),
-    Misuse("negative batch", lambda here: fitted(here, data(), batch_size=-4), ("batch_size >= 1", "got -4", "leave")),
+    Misuse("no steps", lambda here: fitted(here, data(), steps=0), ("steps of fit", "got 0", "leave it away")),
+    Misuse("negative batch", lambda here: fitted(here, data(), batch_size=-4), ("batch_size of fit", "got -4", "away")),
     Misuse("negative lr", lambda here: fitted(here, data(), lr=-1.0), ("a positive number", "got -1.0", "are usual")),
     Misuse(
         "states of another size",
@@ -185,7 +185,7 @@ CALLS = [
         ("expects no weight_decay beside a fitter", "got 0.1", "give it to Fitter"),
     ),
     Misuse("average beside a fitter", lambda _: continued(ema=0.9), ("no ema beside", "got 0.9", "give it to Fitter")),
-    Misuse("no size", lambda _: make_state_model("globediff", (0, 6)), ("aux_dim >= 1", "got 0", "the env's specs")),
+    Misuse("no size", lambda _: make_state_model("globediff", (0, 6)), ("aux_dim of GlobeDiff", "got 0", "specs")),
     Misuse(
         "no env", lambda _: make_state_model("vae", "hunt"), ("one environment with a `task`", "got str", "make_env(")
     ),

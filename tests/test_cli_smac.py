@@ -21,6 +21,7 @@ from globediff_torchrl import UserError, make_trainer
 from globediff_torchrl.envs.smac import install as smac_install
 from globediff_torchrl.state_models.presets import PRESETS
 from globediff_torchrl.training import config as configuration
+from globediff_torchrl.training.resume import resumed
 from globediff_torchrl.training.validation import validate
 
 SCRIPT = str(ROOT / "benchmarks" / "smac.py")
@@ -245,7 +246,7 @@ def test_a_resumed_run_may_wait_longer_for_its_engines_and_changes_nothing_else(
     def resume(*overrides):
         config = configuration.compose("smac", overrides)
         config.resume = str(tmp_path)
-        return configuration.resumed(config, overrides)
+        return resumed(config, overrides)
 
     env = resume(*longer, "env.restart_every=null").env
     asked = {"step_timeout": 200, "reset_timeout": 300, "engine_timeout": 250, "retries": 9, "restart_every": None}

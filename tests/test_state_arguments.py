@@ -1,6 +1,5 @@
 """Arguments of the state models: what cannot be meant is refused, in the constructor, from an env and from files."""
 
-import json
 
 import pytest
 import torch
@@ -75,16 +74,6 @@ def test_a_presets_own_modes_are_no_mistake_without_a_learned_prior(tmp_path, wi
     assert model.prior is None
     assert GlobeDiff(**model.config).config == model.config
     assert reload(tmp_path, model, num_samples=2).prior is None
-
-
-@pytest.mark.parametrize("idle", [{"latent_modes": 32, "latent_dim": 0}, {"tokens": "entity", "token_index": [[0, 1]]}])
-def test_files_with_settings_that_nothing_reads_are_read(tmp_path, idle):
-    """Older versions wrote them."""
-    small(**{"latent_dim": 0} if "latent_dim" in idle else {}).save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**saved, "config": {**saved["config"], **idle}}))
-    loaded = GlobeDiff.from_pretrained(tmp_path)
-    assert (loaded.config["latent_modes"], loaded.config["tokens"]) == (1, "flat")
 
 
 @pytest.mark.parametrize(

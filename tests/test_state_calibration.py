@@ -3,7 +3,6 @@
 import pytest
 import torch
 from exact_denoiser import Scaled
-from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 
 from globediff_torchrl.state_models import Fitter, GlobeDiff, fit
@@ -120,20 +119,6 @@ def test_the_open_share_follows_the_regression_and_the_unit_of_the_diffusion_sta
     torch.testing.assert_close(model.open_share, torch.tensor([0.0625, 1.0, 0.000025]), rtol=0.1, atol=0)
     assert torch.equal(fitter.raw.open_share, model.open_share)
     assert torch.equal(model.residual_scale, unit)
-
-
-def test_a_model_saved_without_an_open_share_takes_it_from_the_residual_scale(tmp_path):
-    model = small()
-    model.residual_scale.copy_(torch.tensor([0.1, 0.5, 2.0]))
-    model.save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    del weights["open_share"]
-    save_file(weights, tmp_path / "model.safetensors")
-    loaded = GlobeDiff.from_pretrained(tmp_path)
-    torch.testing.assert_close(loaded.open_share, torch.tensor([0.01, 0.25, 1.0]))
-    inside = torch.nn.ModuleDict({"model": small()})
-    inside.load_state_dict({f"model.{name}": value for name, value in weights.items()})
-    torch.testing.assert_close(inside["model"].open_share, loaded.open_share)
 
 
 def test_what_the_regression_leaves_open_is_measured_on_all_rows_however_many():

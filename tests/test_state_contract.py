@@ -167,7 +167,7 @@ def test_fit_plans_the_presets_steps(tmp_path, preset, steps):
     file = tmp_path / "fit.pt"
     fit(model, data(), batch_size=4, progress=False, checkpoint=file, stop_at=1)
     assert torch.load(file, weights_only=True)["plan"]["steps"] == steps
-    with pytest.raises(UserError, match="steps >= 1, got True"):
+    with pytest.raises(UserError, match="steps of fit must be a whole number above 0, got True"):
         fit(model, data(), steps=True)
-    with pytest.raises(UserError, match="batch_size >= 1, got 0"):
+    with pytest.raises(UserError, match="batch_size of fit must be a whole number above 0, got 0"):
         fit(model, data(), batch_size=0)

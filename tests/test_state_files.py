@@ -1,13 +1,11 @@
 """save_pretrained replaces a saved model as a whole, and what is left of two is refused."""
 
 import errno
-import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from small_models import small, weights_of
 
 from globediff_torchrl.errors import UserError
@@ -32,11 +30,8 @@ def test_a_save_that_fails_leaves_the_model_that_was_there(tmp_path, monkeypatch
     assert torch.equal(weights_of(GlobeDiff.from_pretrained(tmp_path)), weights_of(first))
 
 
-@pytest.mark.parametrize("older", [False, True])
-def test_a_save_that_is_killed_between_its_files_leaves_none_that_loads_without_a_word(tmp_path, monkeypatch, older):
+def test_a_save_that_is_killed_between_its_files_leaves_none_that_loads_without_a_word(tmp_path, monkeypatch):
     small(**FIRST).save_pretrained(tmp_path)
-    if older:
-        as_older_versions_wrote(tmp_path)
     replace, done = os.replace, []
 
     def killed(*paths):
@@ -53,22 +48,6 @@ def test_a_save_that_is_killed_between_its_files_leaves_none_that_loads_without_
         GlobeDiff.from_pretrained(tmp_path)
     small(**SECOND).save_pretrained(tmp_path)
     assert GlobeDiff.from_pretrained(tmp_path).config["prediction"] == "eps"
-
-
-def as_older_versions_wrote(folder):
-    """Neither file names the other."""
-    weights, config = folder / "model.safetensors", folder / "config.json"
-    save_file(load_file(weights), weights)
-    content = json.loads(config.read_text())
-    del content["pair"]
-    config.write_text(json.dumps(content))
-
-
-def test_files_of_older_versions_load(tmp_path):
-    model = small()
-    model.save_pretrained(tmp_path)
-    as_older_versions_wrote(tmp_path)
-    assert torch.equal(weights_of(GlobeDiff.from_pretrained(tmp_path)), weights_of(model))
 
 
 @pytest.mark.parametrize("left", [0, 5, 200])

@@ -292,7 +292,7 @@ def test_nan_in_the_data_is_named(where):
 def test_misuse_of_fit_is_refused():
     with pytest.raises(UserError, match="nothing to fit"):
         fit(OracleStateModel(4, 3), data(), steps=2, progress=False)
-    with pytest.raises(UserError, match="steps >= 1"):
+    with pytest.raises(UserError, match="steps of fit must be a whole number above 0"):
         fit(small(), data(), steps=0, progress=False)
     with pytest.raises(UserError, match="expects 'state'"):
         fit(small(), data().exclude("state"), steps=2, progress=False)

@@ -14,8 +14,6 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from globediff_torchrl.envs import Task
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, OracleStateModel, VAEStateModel, make_state_model
-from globediff_torchrl.state_models.latent import LatentPrior
-from globediff_torchrl.state_models.latent_mixture import MixturePrior
 
 MEAN, LATENT, HYPOTHESES = ("agents", "inferred_mean"), ("agents", "latent"), ("agents", "hypotheses")
 BLEND = ("agents", "inferred_blend")
@@ -141,16 +139,6 @@ def test_entity_tokens_survive_saving(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = GlobeDiff.from_pretrained(tmp_path)
     assert torch.equal(loaded.denoiser.tokens.gather, model.denoiser.tokens.gather)
-
-
-def test_a_model_saved_before_the_prior_had_modes_loads_with_one_gaussian(tmp_path):
-    model = make(preset="fast", latent_modes=1)
-    model.save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "config.json").read_text())
-    del saved["config"]["latent_modes"]
-    (tmp_path / "config.json").write_text(json.dumps(saved))
-    assert isinstance(GlobeDiff.from_pretrained(tmp_path).prior, LatentPrior)
-    assert isinstance(make(preset="fast").prior, MixturePrior)
 
 
 def test_foreign_or_torn_files_get_one_clear_message(tmp_path):

@@ -67,20 +67,6 @@ def test_no_argument_that_a_loss_reads_is_called_one_of_execution_only():
     assert MLPStateModel.execution_only == MLPStateModel.overridable
 
 
-def test_a_checkpoint_of_an_older_version_resumes_and_is_the_resumed_fits_own_from_then_on(tmp_path):
-    """Its plan has steps, batch_size, lr and rows alone."""
-    file, whole, resumed = tmp_path / "fit.pt", small(), small()
-    fit(whole, data(), **CALL)
-    fit(small(), data(), **CALL, checkpoint=file, stop_at=3)
-    state = torch.load(file, weights_only=True)
-    state["plan"] = {name: state["plan"][name] for name in ("steps", "batch_size", "lr", "rows")}
-    torch.save(state, file)
-    fit(resumed, data(), **CALL, checkpoint=file)
-    assert torch.equal(weights_of(whole), weights_of(resumed))
-    with pytest.raises(UserError, match="seed=0, this call has seed=1"):
-        fit(small(), data(), **CALL, checkpoint=file, seed=1)
-
-
 def test_a_fitters_own_settings_count_and_its_data_may_come_from_the_disk(tmp_path):
     file = tmp_path / "fit.pt"
     ends = []

@@ -60,7 +60,7 @@ def test_a_schedule_that_does_not_end_in_noise_is_refused_with_its_value_and_a_f
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True])
 def test_fewer_than_one_step_is_refused(steps):
-    with pytest.raises(UserError, match="K >= 1"):
+    with pytest.raises(UserError, match="diffusion_steps must be a whole number above 0"):
         NoiseSchedule("vp", steps)
 
 

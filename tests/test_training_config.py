@@ -19,6 +19,7 @@ from globediff_torchrl.state_models.presets import FIT
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training import factory
 from globediff_torchrl.training.algorithms import INPUTS, env_from_config, make_team
+from globediff_torchrl.training.resume import resumed
 from globediff_torchrl.training.validation import CHECKS, WHOLE, validate
 
 ALGORITHMS = configuration.choices("algorithm")
@@ -303,7 +304,7 @@ def test_a_path_may_hold_any_sign(name, tmp_path, fast_config, monkeypatch):
 @pytest.mark.parametrize("name", ["3m", "protoss_5_vs_5"])
 def test_a_resume_takes_the_entries_of_the_runs_own_family(name, tmp_path, monkeypatch):
     configuration.save(configuration.compose("smac", [f"env.map={name}"]), tmp_path / "config.yaml")
-    monkeypatch.setattr(factory, "trainer_from_config", configuration.resumed)
+    monkeypatch.setattr(factory, "trainer_from_config", resumed)
     config = make_trainer(resume=tmp_path, overrides=["env.step_timeout=77"])
     assert (config.env.family, config.env.map, config.env.step_timeout) == (
         configuration.smac_family(name),

@@ -74,12 +74,11 @@ def test_the_simulators_arguments_are_those_that_change_the_world_in_one_order_a
     assert list(nested) == ["a", "b", "continuous_actions"] and nested["b"] == {"1": [2, 3]}
 
 
-@pytest.mark.parametrize("name", ["kwargs", "max_steps"])
-def test_a_dataset_described_before_there_was_such_a_name_stays_usable(tmp_path, name):
+def test_a_dataset_that_does_not_say_what_a_run_needs_is_refused(tmp_path):
     written(tmp_path / "data").finish({"env": "a"})
-    assert load_dataset(tmp_path / "data", {"env": "a", name: "here"}) is not None
+    assert load_dataset(tmp_path / "data", {"env": "a"}) is not None
     with pytest.raises(UserError, match=r"has algorithm\.aux = None"):
-        load_dataset(tmp_path / "data", {"env": "a", name: "here", "aux": "joint"})
+        load_dataset(tmp_path / "data", {"env": "a", "aux": "joint"})
 
 
 def written(path, frames=6):

@@ -110,7 +110,7 @@ def test_a_run_of_before_experiments_were_written_down_is_resumed_without_one(fi
     config = OmegaConf.load(finished / "config.yaml")
     del config.experiment
     OmegaConf.save(config, finished / "config.yaml")
-    with pytest.raises(UserError, match="does not say of what experiment it is, but experiment=vmas_quick was asked"):
+    with pytest.raises(UserError, match="which is of no experiment, but experiment=vmas_quick was asked"):
         make_trainer(resume=finished, total_frames=160, overrides=["experiment=vmas_quick"])
     assert make_trainer(resume=finished, total_frames=160).config.experiment is None  # and not the default's name
 

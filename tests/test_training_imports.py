@@ -77,14 +77,17 @@ def test_a_resume_and_load_policy_import_what_the_run_had(worlds):
     assert type(resumed.team.state_model).__name__ == "Mine" and resumed.train()["complete"]
 
 
-def test_a_run_of_before_has_no_imports(fast_trainer, tmp_path):
+def test_what_a_run_of_before_had_not_is_as_base_yaml_has_it(fast_trainer, tmp_path):
     fast_trainer("mappo", iterations=1).train()
     path = tmp_path / "run" / "config.yaml"
     config = OmegaConf.load(path)
-    del config["imports"]
+    del config["imports"], config["video"], config["evaluation"]["num_envs"]
+    config.evaluation.episodes = 3
     OmegaConf.save(config, path)
     load_policy(tmp_path / "run", num_envs=2)
-    assert make_trainer(resume=tmp_path / "run", total_frames=160).config.imports == []
+    resumed = make_trainer(resume=tmp_path / "run", total_frames=160).config
+    assert (resumed.imports, resumed.video, resumed.evaluation.num_envs) == ([], False, None)
+    assert resumed.evaluation.episodes == 3 and "hydra" not in resumed  # its own, where it has it
 
 
 def test_a_file_in_the_current_folder_hides_no_package(worlds):

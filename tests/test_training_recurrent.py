@@ -15,7 +15,6 @@ from globediff_torchrl import keys as k
 from globediff_torchrl.keys import ACTOR_HIDDEN
 from globediff_torchrl.training.config import compose
 from globediff_torchrl.training.recurrent import ChunkMinibatches, RecurrentAdvantages
-from globediff_torchrl.training.validation import validate
 
 
 # --------------------------------------------------------------------------------------------------------------- ratio
@@ -141,14 +140,6 @@ def test_the_reference_values_of_recurrent_mappo():
         }
     assert training.chunk_length == 10
     assert compose("vmas").training.actor.recurrent == "none"
-
-
-def test_a_run_from_before_there_was_a_memory_is_still_valid():
-    config = compose("vmas")
-    OmegaConf.set_struct(config, False)
-    for section, name in ((config.training, "chunk_length"), (config.training.actor, "recurrent")):
-        del section[name]
-    validate(config)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -20,7 +19,6 @@ ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiL
 INPUT_NORMS = ("running", "layer", "none")
 CONSTANT = torch.finfo(torch.float32).eps  # a deviation below this share of the mean is rounding of the input
 TINY = 1e-24  # a variance below it counts as none where the mean is 0, and says nothing of the unit
-ROUNDING = 1e-13  # a variance below this share of the mean square is what summing in double precision leaves
 
 
 class RunningNorm(nn.Module):
@@ -72,14 +70,6 @@ class RunningNorm(nn.Module):
         # without statistics the numbers are in units of their own; a branch on the count would wait for a GPU
         bound = torch.where(self.count > 0, self.clip, math.inf)
         return ((value - self.mean) * self.scale).clamp_min_(-bound).clamp_max_(bound)
-
-    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Also what was saved when the sum of squares was kept in the place of ``m2``."""
-        squares = state.pop(f"{prefix}sum_sq", None)
-        if squares is not None:
-            m2 = squares - state[f"{prefix}sum"].square() / state[f"{prefix}count"].clamp(min=1)
-            state[f"{prefix}m2"] = torch.where(m2 > ROUNDING * squares, m2, 0.0)
-        super()._load_from_state_dict(state, prefix, *args)
 
 
 def join(features: Sequence[Tensor], agents: int) -> Tensor:

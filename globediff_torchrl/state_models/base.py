@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.errors import UserError, check_count, unknown
 from globediff_torchrl.state_models.files import read_config, read_weights, with_overrides, write_model
 from globediff_torchrl.state_models.numerics import check_finite, statistics
 from globediff_torchrl.state_models.presets import FIT, OTHER_STEPS
@@ -54,8 +54,7 @@ class StateModel(TensorDictModuleBase):
     ):
         super().__init__()
         for name, size in (("aux_dim", aux_dim), ("state_dim", state_dim)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise UserError(f"{type(self).__name__} expects {name} >= 1, got {size!r}: see the env's specs.")
+            check_count(f"{name} of {type(self).__name__}", size, "see the env's specs")
         if infer_per not in INFER_PER:
             raise unknown("infer_per", infer_per, INFER_PER)
         self.aux_dim, self.state_dim, self.infer_per = aux_dim, state_dim, infer_per

@@ -61,7 +61,7 @@ def read_config(directory: Path, expected: str) -> dict[str, Any]:
 
 
 def _pair_of(path: Path) -> str | None:
-    """The hash of the config that these weights were written with; older files name none."""
+    """The hash of the config that these weights were written with; None where they name none or cannot be read."""
     try:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get(PAIR)

@@ -9,7 +9,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from tqdm import tqdm
 
-from globediff_torchrl.errors import UserError
+from globediff_torchrl.errors import UserError, check_count
 from globediff_torchrl.files import replacing
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.fitter import EMA, Fitter
@@ -90,8 +90,7 @@ def fit(
     defaults = model.fit_defaults()
     steps, batch_size, lr = (defaults[name] if value is None else value for name, value in given.items())
     for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"fit expects {name} >= 1, got {value!r}: leave it away for the default.")
+        check_count(f"{name} of fit", value, "leave it away for the default")
     if fitter is not None:
         _check_fitter(fitter, model, weight_decay=weight_decay, ema=ema)
     with torch.random.fork_rng(enabled=True):
@@ -204,7 +203,7 @@ class _Run:
         self.fitter.load_state_dict(state["fitter"])
         self.step, self.history = state["step"], state["history"]
         self.recent = [{name: term.to(self.fitter.device) for name, term in row.items()} for row in state["recent"]]
-        self.continued = state.get("continued", False)  # an older file has not got it
+        self.continued = state["continued"]
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["rng"])
         if self.fitter.device.type == "cuda" and "cuda_rng" in state:  # one that the CPU wrote has none

@@ -15,7 +15,7 @@ from globediff_torchrl.state_models.calibration import last_step_spread, residua
 from globediff_torchrl.state_models.latent import LatentPosterior
 from globediff_torchrl.state_models.latent_mixture import make_prior
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
-from globediff_torchrl.state_models.presets import FIT, PRESETS, complete_settings, idle_settings
+from globediff_torchrl.state_models.presets import FIT, PRESETS, complete_settings
 from globediff_torchrl.state_models.reading import as_key, unlocked
 from globediff_torchrl.state_models.repeatable import RepeatableNoise
 from globediff_torchrl.state_models.sampler import DiffusionSampler
@@ -278,19 +278,6 @@ class GlobeDiff(StateModel):
         return FIT[self.preset]
 
     # ------------------------------------------------------------------------------------------------------ files
-    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Also what was saved before there was an ``open_share``."""
-        if f"{prefix}residual_scale" in state:
-            state.setdefault(f"{prefix}open_share", state[f"{prefix}residual_scale"].square().clamp(max=1))
-        super()._load_from_state_dict(state, prefix, *args)
-
-    @classmethod
-    def override(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-        """The saved arguments, of older files too, with others in the place of some."""
-        # before there was a choice the prior was one Gaussian, whatever the preset takes now
-        saved = {"latent_modes": 1, **saved}
-        return super().override({**saved, **idle_settings(saved)}, overrides)
-
     @classmethod
     def from_env(cls, env: Any, preset: str = "tuned", **overrides: Any) -> "GlobeDiff":
         """The model for an env of ``make_env``; entity tokens come from its state layout where they are asked for."""

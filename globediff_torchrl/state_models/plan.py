@@ -51,12 +51,13 @@ def _plain(value: Any) -> Any:
 
 
 def check_plan(checkpoint: str | Path, written: dict[str, Any], current: dict[str, Any]) -> None:
-    """Compare what a checkpoint was written with, which may be less in an older one, and what a call has.
+    """Compare what a checkpoint was written with and what a call has.
 
     Raises:
         UserError: they differ; it names what does.
     """
-    differing = [name for name in written if name not in current or written[name] != current[name]]
+    named = dict.fromkeys([*written, *current])
+    differing = [name for name in named if written.get(name) != current.get(name)]
     if "model" in differing:  # another class: its arguments are no news
         differing = [name for name in differing if not name.startswith("model.")]
     if differing:

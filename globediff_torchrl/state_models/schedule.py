@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.errors import UserError, check_count, unknown
 
 MAX_FINAL_ALPHA_BAR = 0.05  # above it, N(0, I) is the wrong place to start sampling from
 
@@ -84,8 +84,7 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         if kind not in _KINDS:
             raise unknown("noise schedule", kind, _KINDS)
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise UserError(f"diffusion_steps expects an integer K >= 1, got {steps!r}: take 5, or 1 for `fast`.")
+        check_count("diffusion_steps", steps, "take 5, or 1 for `fast`")
         make, defaults = _KINDS[kind]
         for name, value in options.items():
             if name not in defaults:

@@ -27,22 +27,23 @@ from globediff_torchrl.state_models import Fitter
 from globediff_torchrl.training.algorithms import Team
 from globediff_torchrl.training.behaviour import behave
 from globediff_torchrl.training.checkpoint import (
-    FOLDER,
     NewEpisodes,
     RandomState,
     SafeRotation,
     SimulatorState,
     make_checkpoint,
 )
-from globediff_torchrl.training.config import GUARD, as_dict
+from globediff_torchrl.training.config import as_dict
 from globediff_torchrl.training.hooks import Clock, Evaluation, FiniteBatch, InputStatistics, StateModelUpdate
 from globediff_torchrl.training.mappo import Advantages, MAPPOStepper, Minibatches, make_loss, make_optimizer
 from globediff_torchrl.training.metrics import batch_counts, batch_metrics
 from globediff_torchrl.training.pretrain import OfflineData, Pretraining
 from globediff_torchrl.training.recurrent import ChunkMinibatches, RecurrentAdvantages
 from globediff_torchrl.training.results import write_results
+from globediff_torchrl.training.resume import GUARD
 from globediff_torchrl.training.rollouts import make_evaluator, warm_up
 from globediff_torchrl.training.rows import RowStorage
+from globediff_torchrl.training.run_files import CHECKPOINTS, DATASET, LOGS
 from globediff_torchrl.training.trainer import MAPPOTrainer
 from globediff_torchrl.training.true_inferences import TrueInferences, update_reads_truth
 
@@ -86,6 +87,7 @@ def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path, report:
     )
     optimizer = make_optimizer(loss, training.lr, training.critic_lr, training.adam_eps)
     clock = Clock(team.state_model)
+    rotation = SafeRotation(output / CHECKPOINTS, keep_last=config.checkpoint.keep_last) if report else None
     trainer = MAPPOTrainer(
         config,
         team,
@@ -105,7 +107,7 @@ def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path, report:
         log_interval=0,
         progress_bar=config.progress,
         checkpoint=make_checkpoint(),
-        checkpoint_rotation=SafeRotation(output / FOLDER, keep_last=config.checkpoint.keep_last) if report else None,
+        checkpoint_rotation=rotation,
         save_trainer_interval=max(config.checkpoint.every_frames - 1, 0),
     )
     _register_hooks(trainer, clock, frames, report)
@@ -133,7 +135,7 @@ def _logger(config: DictConfig, output: Path) -> Any:
     if config.logger == "none":
         return None
     try:
-        return get_logger(config.logger, logger_name=str(output), experiment_name="logs")
+        return get_logger(config.logger, logger_name=str(output), experiment_name=LOGS)
     except ImportError as error:
         raise UserError(
             f"logger={config.logger} needs a package that is not installed ({error}): "
@@ -228,7 +230,7 @@ def _register_state_model(trainer: MAPPOTrainer) -> None:
         steps=update.steps,
         batch_size=update.batch_size,
         lr=update.lr,
-        max_steps=update.get("max_steps", None),  # runs of before had no such entry
+        max_steps=update.max_steps,
     ).register(trainer)
 
 
@@ -236,7 +238,7 @@ def _offline_data(trainer: MAPPOTrainer) -> OfflineData:
     config, model, task = trainer.config, trainer.team.state_model, trainer.env.task
     pretrain = config.pretrain
     return OfflineData(
-        path=Path(pretrain.dataset or trainer.output / "dataset"),
+        path=Path(pretrain.dataset or trainer.output / DATASET),
         frames=pretrain.frames,
         expected={
             "env": task.name,

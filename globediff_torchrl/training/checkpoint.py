@@ -28,8 +28,7 @@ from tqdm import tqdm
 from globediff_torchrl.envs import load_simulator_state, set_vmas_rng_state, simulator_state, vmas_rng_state
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.files import disk_trouble
-
-FOLDER = "checkpoints"
+from globediff_torchrl.training.run_files import CHECKPOINTS
 
 
 class RandomState:
@@ -168,9 +167,9 @@ def load_newest(trainer: Trainer, run: Path) -> int | None:
     Raises:
         UserError: a checkpoint is whole but of another run.
     """
-    for begun in (run / FOLDER).glob(".checkpoint*"):
+    for begun in (run / CHECKPOINTS).glob(".checkpoint*"):
         shutil.rmtree(begun, ignore_errors=True)
-    for path in sorted((run / FOLDER).glob("checkpoint-*"), reverse=True):
+    for path in sorted((run / CHECKPOINTS).glob("checkpoint-*"), reverse=True):
         try:
             check_whole(path)
         except TORN as error:
@@ -224,7 +223,7 @@ def newest_policy(run: Path, device: torch.device) -> tuple[Path, dict[str, torc
 
     Changes nothing in the folder: the run may be going on.
     """
-    for path in sorted((run / FOLDER).glob("checkpoint-*"), reverse=True):
+    for path in sorted((run / CHECKPOINTS).glob("checkpoint-*"), reverse=True):
         try:
             check_whole(path)
             record = Checkpoint.manifest(path)["components"]["collector"]  # what acts: state model and actor together

@@ -11,14 +11,12 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from globediff_torchrl.envs.smac.maps import is_generated
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.files import replacing
 from globediff_torchrl.state_models.presets import PRESETS
 from globediff_torchrl.training import entries
-from globediff_torchrl.training.checkpoint import FOLDER
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MAIN = {"smacv2": "smac"}  # families that share another one's configuration
@@ -170,97 +168,3 @@ def output_of(config: DictConfig) -> Path:
 def as_dict(node: Any) -> dict[str, Any]:
     """A plain dictionary of a (possibly missing) section."""
     return {} if node is None else OmegaConf.to_container(node, resolve=True)
-
-
-def env_of(run: str | Path) -> str:
-    """The environment of an earlier run; the default one where it cannot be read, which :func:`resumed` says."""
-    try:
-        env = OmegaConf.load(Path(run) / "config.yaml").env
-        family, scenario = env.family, env.scenario
-    except (OSError, ValueError, AttributeError, YAMLError, OmegaConfBaseException):
-        return "vmas/hunt"
-    return f"{family}/{scenario}" if main_config(family) in choices("env") else "vmas/hunt"
-
-
-FIXED = ("env", "algorithm", "training", "seed")  # what must not change between a run and its resume
-# but for how long a simulator is waited for and how often it is replaced: a run that ended on its timeouts goes on
-GUARD = ("step_timeout", "reset_timeout", "engine_timeout", "retries", "restart_every")
-FREE = tuple(f"env.{name}" for name in GUARD)
-PRETRAINING = "pretrain"  # fixed from the first checkpoint on: nothing would read another one
-
-
-def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of the run in ``config.resume``, with what was overridden now and may change.
-
-    Args:
-        config: as composed now; its ``resume`` names the run.
-        overrides: the entries that were given explicitly, e.g. ``["total_frames=1e6"]``.
-
-    Raises:
-        UserError: there is no run in the folder, or an override asks for another one than it holds; of ``pretrain``
-            only once there is a checkpoint, that is, once the pretraining is over.
-    """
-    path = Path(config.resume) / "config.yaml"
-    if not path.exists():
-        raise UserError(
-            f"resume={config.resume} has no run in it (no config.yaml); expected the output folder of a run. Leave "
-            f"resume away to start one there: output={config.resume}."
-        )
-    try:
-        saved = OmegaConf.load(path)
-        OmegaConf.to_container(saved, resolve=True)  # raises where an entry refers to what is not there
-        if "env" not in saved:
-            raise ValueError("it has no env")
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(
-            f"{path} cannot be read ({' '.join(str(error).split())}); expected the configuration as the run wrote it: "
-            f"was it edited? Bring it back, or start another run with another output."
-        ) from error
-    for name in config:  # an entry that is younger than the run; of which experiment it was, nobody knows
-        if name not in saved:
-            saved[name] = None if name == "experiment" else config[name]
-    done = next((Path(config.resume) / FOLDER).glob("checkpoint-*"), None)
-    fixed = FIXED if done is None else (*FIXED, PRETRAINING)
-    for override in overrides:
-        name = override.lstrip("+").partition("=")[0]
-        if name.lstrip("~") in CHECKS:
-            CHECKS[name.lstrip("~")](config, saved)
-            continue
-        asked, held = OmegaConf.select(config, name), OmegaConf.select(saved, name)
-        if name.split(".")[0] not in fixed or name in FREE:
-            OmegaConf.update(saved, name, literal(asked), force_add=True)
-            continue
-        if name == "algorithm":  # the rest of the group is the run's own, whatever its file says today
-            name, asked, held = "algorithm.name", asked.name, held.name
-        if asked != held:
-            over = " and its pretraining is over" if name.split(".")[0] == PRETRAINING else ""
-            raise UserError(
-                f"the run in {config.resume} has {name} = {held!r}{over}, but {asked!r} was asked for. Leave {name} "
-                f"away to go on with the run as it is, or start another run with another output."
-            )
-    saved.resume = literal(config.resume)
-    return saved
-
-
-def _check_experiment(config: DictConfig, saved: DictConfig) -> None:
-    """Refuses another ``experiment`` beside ``resume``: none of its entries would be taken."""
-    asked, held = config.get("experiment"), saved.get("experiment")
-    if asked != held:
-        own = "which does not say of what experiment it is" if held is None else f"that of experiment={held}"
-        raise UserError(
-            f"resume={config.resume} goes on with the run's own configuration, {own}, but experiment={asked} was asked "
-            f"for. Leave experiment away and give the entries that are to change themselves, e.g. total_frames=..., or "
-            f"start another run with another output."
-        )
-
-
-def _check_own_folder(config: DictConfig, saved: DictConfig) -> None:
-    """Refuses another ``output`` beside ``resume``: the run goes on where its checkpoints are."""
-    if Path(config.output).resolve() != Path(config.resume).resolve():
-        raise UserError(
-            f"resume={config.resume} goes on in the run's own folder, where no other output is expected, got "
-            f"output={config.output}. Leave output away, or copy the folder there and resume the copy."
-        )
-
-
-CHECKS = {"experiment": _check_experiment, "output": _check_own_folder}  # of what may stand beside resume, and how

@@ -23,7 +23,6 @@ from globediff_torchrl.state_models import StateModel
 from globediff_torchrl.state_models.reading import read_pairs
 
 META = "dataset.json"
-LATER = ("max_steps", "kwargs", "code")  # the descriptions of older datasets lack them
 # the entries of the configuration that a description's names come from, for whoever has to change one
 ENTRIES = {
     "aux": "algorithm.aux",
@@ -185,8 +184,7 @@ def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> Te
 
     Args:
         path: folder of the dataset.
-        expected: entries that its description must have, e.g. the sizes of x and s; of ``max_steps``, ``kwargs`` and
-            ``code``, which older descriptions lack, only where it has them.
+        expected: entries that its description must have, e.g. the sizes of x and s.
 
     Raises:
         UserError: the dataset was collected for something else.
@@ -204,8 +202,6 @@ def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> Te
             f"folder to collect it anew."
         ) from error
     for name, value in (expected or {}).items():
-        if name in LATER and name not in description:
-            continue
         if description.get(name) != value:
             held, needed = (_shown(name, one) for one in (description.get(name), value))
             raise UserError(

@@ -27,7 +27,7 @@ ELSEWHERE = ("seed", "device")  # arguments of a simulator's too, but the root's
 @cache
 def known_entries(folder: Path, env: str) -> dict[str, Any]:
     """The entries of ``base.yaml`` and of the groups; of the environments' files the one named ``env``."""
-    base = _plain(folder / "base.yaml")
+    base = base_entries(folder)
     for group in ("algorithm", "training"):
         base[group] = {}
         for file in sorted((folder / group).glob("*.yaml")):
@@ -37,6 +37,13 @@ def known_entries(folder: Path, env: str) -> dict[str, Any]:
             base[group] = {**base[group], **{name: value for name, value in entries.items() if value is not None}}
             base[group] |= {name: None for name in entries if name not in base[group]}
     return {**base, "env": _plain(folder / "env" / f"{env}.yaml")}
+
+
+def base_entries(folder: Path) -> dict[str, Any]:
+    """The entries of ``base.yaml`` with their defaults; those that hydra reads itself are none of ours."""
+    base = _plain(folder / "base.yaml")
+    del base["hydra"]
+    return base
 
 
 def _plain(file: Path) -> dict[str, Any]:

@@ -17,24 +17,14 @@ from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.assembly import assemble
-from globediff_torchrl.training.checkpoint import FOLDER, load_newest
+from globediff_torchrl.training.checkpoint import load_newest
 from globediff_torchrl.training.imports import import_modules
-from globediff_torchrl.training.results import SUMMARY, WEIGHTS, load_ended
+from globediff_torchrl.training.results import load_ended
+from globediff_torchrl.training.resume import env_of, resumed
+from globediff_torchrl.training.run_files import CONFIG, LOGS, PREVIOUS, RUN, WEIGHTS
 from globediff_torchrl.training.task_check import check_task
 from globediff_torchrl.training.trainer import MAPPOTrainer
 from globediff_torchrl.training.validation import validate
-
-OWN_FILES = (
-    "config.yaml",
-    "progress.csv",
-    SUMMARY,
-    "learning_curve.png",
-    WEIGHTS,
-    "pretraining.pt",
-    "pretraining.csv",
-    "episode.gif",
-)
-LOGS = "logs"  # the folder of TorchRL's logger; files of its own may be open there before a run begins
 
 
 def make_trainer(
@@ -71,7 +61,7 @@ def make_trainer(
             "environments itself, by name. docs/extending.md gives one of your own a name, docs/own-loop.md trains on "
             "an environment that is there."
         )
-    known = "vmas/hunt" if resume is None else configuration.env_of(resume)  # each family has entries of its own
+    known = "vmas/hunt" if resume is None else env_of(resume)  # each family has entries of its own
     family, _, scenario = (known if env is None else env).partition("/")
     if not scenario:
         raise UserError(f"env must be '<family>/<scenario>', e.g. 'vmas/hunt', got {env!r}.")
@@ -128,7 +118,7 @@ def trainer_from_config(config: DictConfig, overrides: Sequence[str] = ()) -> MA
         trainer.pretraining.check()
     with _writing(output):
         _put_aside(output, left, config.resume is not None)
-    configuration.save(config, output / "config.yaml")
+    configuration.save(config, output / CONFIG)
     return trainer
 
 
@@ -136,11 +126,11 @@ def settle(config: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration that is run: a resumed run's own, with its modules imported, and checked.
 
     Raises:
-        UserError: see :func:`~globediff_torchrl.training.config.resumed`, ``import_modules`` and ``validate``.
+        UserError: see :func:`~globediff_torchrl.training.resume.resumed`, ``import_modules`` and ``validate``.
     """
     if config.resume is not None:
-        config = configuration.resumed(config, overrides)
-    import_modules(config.get("imports"))  # runs of before had no such entry
+        config = resumed(config, overrides)
+    import_modules(config.imports)
     validate(config)
     return config
 
@@ -177,14 +167,14 @@ def _environment(config: DictConfig) -> EnvBase:
 def _left_behind(output: Path) -> list[Path]:
     """What an earlier run left in the folder: its checkpoints, tables and logs are not of this run."""
     logs = [path for path in (output / LOGS).rglob("*") if path.is_file()]
-    return [path for path in (output / name for name in (*OWN_FILES, FOLDER)) if path.exists()] + logs
+    return [path for path in (output / name for name in RUN) if path.exists()] + logs
 
 
 def _put_aside(output: Path, left: Sequence[Path], resumed: bool) -> None:
     """Moves what an earlier run left into ``previous/<k>``, one more than the largest number there."""
     if not left:
         return
-    previous = output / "previous"
+    previous = output / PREVIOUS
     numbers = [int(path.name) for path in previous.glob("*") if path.name.isdecimal()]
     folder = previous / str(max(numbers, default=0) + 1)
     folder.mkdir(parents=True)  # an error where it is there: what lies in it would be lost

@@ -16,13 +16,11 @@ def import_modules(names: Any) -> None:
     """Imports what the entry ``imports`` of a configuration names; the current folder is looked in last.
 
     Args:
-        names: e.g. ``["my_worlds"]``; None, of a run that is older than the entry, for none.
+        names: e.g. ``["my_worlds"]``.
 
     Raises:
         UserError: no list of names, no such module, or one that fails as it is imported.
     """
-    if names is None:
-        return
     if not isinstance(names, (list, tuple, ListConfig)) or not all(isinstance(name, str) and name for name in names):
         raise UserError(f"imports must be a list of names of modules, got {names!r}: pass e.g. imports=[my_worlds].")
     here = os.getcwd()

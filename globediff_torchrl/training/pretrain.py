@@ -23,9 +23,7 @@ from globediff_torchrl.state_models import Fitter, StateModel, fit
 from globediff_torchrl.state_models.pairs import random_indices
 from globediff_torchrl.tables import write_rows
 from globediff_torchrl.training.dataset import BEGUN, PairWriter, living_rows, load_dataset, pairs
-
-PROGRESS_FILE = "pretraining.pt"
-CURVE_FILE = "pretraining.csv"
+from globediff_torchrl.training.run_files import FIT_STATE, FIT_TABLE
 
 
 @dataclass
@@ -146,7 +144,7 @@ class Pretraining(TrainerHookBase):
             seed=self.seed,
             fitter=self.fitter,
             progress=self.progress,
-            checkpoint=self.output / PROGRESS_FILE,
+            checkpoint=self.output / FIT_STATE,
             validation=data[-held_out:],
         )
         self._write(history)
@@ -164,11 +162,11 @@ class Pretraining(TrainerHookBase):
             self.fitter.update_residual_scale(x, s)
 
     def _write(self, history: dict[str, list[float]]) -> None:
-        write_rows(self.output / CURVE_FILE, list(history), (dict(zip(history, row)) for row in zip(*history.values())))
+        write_rows(self.output / FIT_TABLE, list(history), (dict(zip(history, row)) for row in zip(*history.values())))
 
     def end(self) -> None:
         """Removes the progress file, which is whole until there is a checkpoint to resume from in its place."""
-        (self.output / PROGRESS_FILE).unlink(missing_ok=True)
+        (self.output / FIT_STATE).unlink(missing_ok=True)
 
     def register(self, trainer: Trainer, name: str = "pretraining") -> None:
         trainer.register_op("setup", self)

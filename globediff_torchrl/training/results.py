@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import EnvBase
@@ -19,15 +18,14 @@ from globediff_torchrl.evaluation.episodes import MODES
 from globediff_torchrl.evaluation.figures import learning_curve
 from globediff_torchrl.files import replacing
 from globediff_torchrl.training.algorithms import env_from_config, make_team
-from globediff_torchrl.training.checkpoint import FOLDER, newest_policy
+from globediff_torchrl.training.checkpoint import newest_policy
 from globediff_torchrl.training.imports import import_modules
+from globediff_torchrl.training.resume import load_run
+from globediff_torchrl.training.run_files import CHECKPOINTS, CONFIG, CURVE, SUMMARY, TABLE, WEIGHTS
 from globediff_torchrl.training.video import write_video
 
 if TYPE_CHECKING:
     from globediff_torchrl.training.trainer import MAPPOTrainer
-
-WEIGHTS = "policy.safetensors"
-SUMMARY = "summary.json"
 
 
 def write_results(trainer: MAPPOTrainer) -> None:
@@ -52,7 +50,7 @@ def write_results(trainer: MAPPOTrainer) -> None:
         save_file(weights, part)
     with replacing(output / SUMMARY) as part:  # the last to be written that others wait for
         part.write_text(json.dumps(trainer.results, indent=2))
-    learning_curve(rows, output / "learning_curve.png", f"{trainer.config.algorithm.name} on {trainer.env.task.name}")
+    learning_curve(rows, output / CURVE, f"{trainer.config.algorithm.name} on {trainer.env.task.name}")
     if trainer.config.progress or trainer.config.logger != "none":
         _say(trainer.results, output)
     film(trainer)
@@ -60,7 +58,7 @@ def write_results(trainer: MAPPOTrainer) -> None:
 
 def film(trainer: MAPPOTrainer) -> None:
     """Writes ``episode.gif`` of a run that has ended, where its configuration asks for it."""
-    if trainer.results["complete"] and trainer.config.get("video", False):  # runs of before had no such entry
+    if trainer.results["complete"] and trainer.config.video:
         write_video(trainer)
 
 
@@ -83,7 +81,7 @@ def load_ended(trainer: MAPPOTrainer) -> bool:
     if summary["frames"] < trainer.total_frames:
         raise UserError(
             f"resume={output} is to go on to {trainer.total_frames} frames, but no whole checkpoint is left of the run "
-            f"that has ended at {summary['frames']}; expected one in {output / FOLDER}: bring it back, leave "
+            f"that has ended at {summary['frames']}; expected one in {output / CHECKPOINTS}: bring it back, leave "
             f"total_frames away for what needs the policy alone, such as video=true, or start another run with another "
             f"output."
         )
@@ -106,7 +104,7 @@ def _say(results: dict[str, Any], output: Path) -> None:
     returns = [f"{results[f'{mode}/return']:.3f} {mode}" for mode in MODES if f"{mode}/return" in results]
     if returns:
         tqdm.write(f"Final return {', '.join(returns)}; {results['frames_per_second']:,.0f} frames a second.")
-    tqdm.write(f"Results in {output}: summary.json, progress.csv, learning_curve.png, {WEIGHTS}, checkpoints/")
+    tqdm.write(f"Results in {output}: {SUMMARY}, {TABLE}, {CURVE}, {WEIGHTS}, {CHECKPOINTS}/")
 
 
 def load_policy(
@@ -132,10 +130,8 @@ def load_policy(
         >>> evaluate(env, policy, seed=10_000)["deterministic/return"]
     """
     run = Path(run)
-    if not (run / "config.yaml").exists():
-        raise UserError(f"{run} has no config.yaml; expected the output folder of a run.")
-    config = OmegaConf.load(run / "config.yaml")
-    import_modules(config.get("imports"))  # runs of before had no such entry
+    config = load_run(run)
+    import_modules(config.imports)
     if device is not None:
         config.device = str(device)
     device = check_device(config.device)
@@ -153,7 +149,7 @@ def _set_weights(policy: TensorDictModuleBase, run: Path, path: Path, weights: M
         policy.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
-            f"{path} does not fit {run / 'config.yaml'}: {str(error).splitlines()[0]} Was either edited, or the run "
+            f"{path} does not fit {run / CONFIG}: {str(error).splitlines()[0]} Was either edited, or the run "
             "made by another version of this package, whose presets had other sizes? Then load it with that version."
         ) from error
 

@@ -41,7 +41,7 @@ def make_evaluator(trainer: MAPPOTrainer) -> Callable[[bool], dict[str, float]]:
 
     def run(final: bool) -> dict[str, float]:
         episodes = settings.final_episodes if final else settings.episodes
-        count = min(episodes, settings.get("num_envs", None) or episodes)  # runs of before had no such entry
+        count = min(episodes, settings.num_envs or episodes)
         if count not in envs:
             with preserve_vmas_rng():
                 env = env_from_config(config, num_envs=count, seed=settings.seed)

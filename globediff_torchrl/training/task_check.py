@@ -16,7 +16,7 @@ def check_task(config: DictConfig, task: Task) -> None:
     Raises:
         UserError: a video of a state without positions; online updates that wait for episodes, none of which ends.
     """
-    if config.get("video", False):  # runs of before had no such entry
+    if config.video:
         check_drawable(task)
     if task.max_steps is not None or task.ends_early:
         return

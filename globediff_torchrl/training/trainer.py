@@ -19,6 +19,7 @@ from globediff_torchrl.training.checkpoint import StopOnSignal, load_module
 from globediff_torchrl.training.hooks import Table
 from globediff_torchrl.training.pretrain import Pretraining
 from globediff_torchrl.training.results import film, withdraw_results, write_results
+from globediff_torchrl.training.run_files import TABLE
 
 
 class MAPPOTrainer(Trainer):
@@ -45,7 +46,7 @@ class MAPPOTrainer(Trainer):
         # Trainer keeps these on the class, where a second trainer of the process (the behaviour policy's) resets them
         self.collected_frames, self._optim_count, self._last_save, self._last_log = 0, 0, 0, {}
         self.config, self.team, self.env, self.output = config, team, env, output
-        self.table = Table(self, output / "progress.csv")
+        self.table = Table(self, output / TABLE)
         self.results: dict[str, Any] = {}
 
     def register_module(self, module_name: str, module: Any) -> None:

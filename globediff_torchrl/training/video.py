@@ -9,11 +9,10 @@ from tqdm import tqdm
 from globediff_torchrl.envs import preserve_vmas_rng
 from globediff_torchrl.evaluation.video import record_episode
 from globediff_torchrl.training.algorithms import env_from_config
+from globediff_torchrl.training.run_files import VIDEO
 
 if TYPE_CHECKING:
     from globediff_torchrl.training.trainer import MAPPOTrainer
-
-VIDEO = "episode.gif"
 
 
 def write_video(trainer: MAPPOTrainer) -> None:

@@ -14,7 +14,7 @@ from torchrl.envs import EnvBase
 from globediff_torchrl.envs.legal import LegalRandomActions
 from globediff_torchrl.envs.smax.jax_setup import load_battles
 from globediff_torchrl.envs.smax.layouts import SCENARIOS, STEP_LIMIT, observation_layout, state_layout, target_layout
-from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.errors import UserError, check_count, unknown
 from globediff_torchrl.keys import (
     ACTION,
     ACTION_MASK,
@@ -218,8 +218,8 @@ def _check(scenario, num_envs, max_steps, sight_range, enemy_types, state_target
     if sight_range is not None and not sight_range > 0:
         raise UserError(f"sight_range must be a distance above 0 in map units (the map is 32 wide), got {sight_range}.")
     for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise UserError(f"{name} must be a whole number above 0, got {value!r}.")
+        if value is not None:
+            check_count(name, value, "leave it away for the default")
 
 
 def _check_kwargs(module: Any, kwargs: dict[str, Any]) -> None:

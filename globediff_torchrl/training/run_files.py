@@ -1,0 +1,18 @@
+"""The output folder of a run: the name of each file in it."""
+
+from __future__ import annotations
+
+CONFIG = "config.yaml"  # the resolved configuration
+TABLE = "progress.csv"  # all that was logged, a row an iteration
+SUMMARY = "summary.json"  # the final results
+CURVE = "learning_curve.png"
+WEIGHTS = "policy.safetensors"  # of a run that has ended
+FIT_STATE = "pretraining.pt"  # how far the pretraining is, until there is a checkpoint
+FIT_TABLE = "pretraining.csv"  # its losses
+VIDEO = "episode.gif"
+CHECKPOINTS = "checkpoints"
+LOGS = "logs"  # of TorchRL's logger; files of its own may be open there before a run begins
+DATASET = "dataset"  # offline pairs, unless pretrain.dataset says otherwise; a later run in the folder takes them again
+PREVIOUS = "previous"  # earlier runs in the same folder
+
+RUN = (CONFIG, TABLE, SUMMARY, CURVE, WEIGHTS, FIT_STATE, FIT_TABLE, VIDEO, CHECKPOINTS)  # what is of one run alone
