@@ -21,6 +21,8 @@ key                                     shape                 meaning (symbol in
 ``("agents", "action_mask")``           ``[*B, n, A]``        True where a discrete action is legal
 ``("agents", "active_mask")``           ``[*B, n, 1]``        True where the agent is alive
 ``("agents", "state_value")``           ``[*B, n, 1]``        value estimate (V)
+``("agents", "advantage")``             ``[*B, n, 1]``        generalised advantage, in a batch that is trained on
+``("agents", "value_target")``          ``[*B, n, 1]``        what the critic is fitted to there
 ``("agents", "reward")``                ``[*B, n, 1]``        reward of the step (under ``"next"``)
 ``("agents", "episode_reward")``        ``[*B, n, 1]``        return of the episode so far
 ``"state"``                             ``[*B, d_s]``         true global state; read in training only (s_t)
@@ -29,6 +31,7 @@ key                                     shape                 meaning (symbol in
 ``"critic_hidden"``                     ``[*B, h]``           that of a recurrent critic, one a team; of a critic with
                                                               inputs of each agent ``("agents", "critic_hidden")``
 ``"time"``                              ``[*B, 1]``           share of the time limit that has passed, 0 to 1
+``"step_count"``                        ``[*B, 1]``           steps since the reset (integers)
 ``"success"``                           ``[*B, 1]``           True where the task is solved, if the task defines it
 ``"crashed"``                           ``[*B, 1]``           True where the simulator crashed in the step (SMAC)
 ``"crashes"``                           ``[*B, 1]``           how often it has crashed so far

@@ -50,6 +50,7 @@ def test_a_run_leaves_its_results_and_says_what_is_hidden_and_where_they_lie(tmp
     assert len((folder / "progress.csv").read_text().splitlines()) == 3
     said = done.stdout + done.stderr
     assert "hides agents.target.offset" in said and str(folder) in said
+    assert "GlobeDiff once per team, of which the actor reads the blend (relative); " in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 

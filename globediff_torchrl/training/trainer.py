@@ -14,6 +14,7 @@ from tqdm import tqdm
 from globediff_torchrl.envs import describe_hidden
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.files import disk_trouble
+from globediff_torchrl.policies.ego_view import EgoView
 from globediff_torchrl.training.algorithms import Team
 from globediff_torchrl.training.checkpoint import StopOnSignal, load_module
 from globediff_torchrl.training.hooks import Table
@@ -110,7 +111,11 @@ def announce(trainer: MAPPOTrainer) -> None:
     """Prints what is run, what is hidden, and where the results will lie."""
     config, task = trainer.config, trainer.env.task
     model = trainer.team.state_model
-    inference = "no inference" if model is None else f"{type(model).__name__} once per {model.infer_per}"
+    inference = "no inference"
+    if model is not None:
+        view = next((module for module in trainer.team.actor.modules() if isinstance(module, EgoView)), None)
+        read = "nothing" if view is None else f"the {view.reads} ({view.view})"
+        inference = f"{type(model).__name__} once per {model.infer_per}, of which the actor reads {read}"
     tqdm.write(f"{config.algorithm.name} on {task.name}: {task.description}")
     tqdm.write(describe_hidden(task))
     tqdm.write(
