@@ -237,6 +237,21 @@ def test_offline_data_of_another_version_of_a_scenario_is_refused_and_its_own_is
         fast_trainer(env="vmas/moved", iterations=1)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ('"""A scenario of one\'s own."""', '"""Another docstring."""\n    # and a comment', True),
+        ('"""A scenario of one\'s own."""', "speed = 2", False),
+    ],
+)
+def test_comments_and_docstrings_leave_the_fingerprint_of_a_scenario_as_it_is(monkeypatch, before, after, same):
+    monkeypatch.setitem(PRESETS, "moved", replace(PRESETS["hunt"], scenario=Moved))
+    code = make_env("vmas/moved", num_envs=1).task.code
+    source = inspect.getsource
+    monkeypatch.setattr(inspect, "getsource", lambda kind: source(kind).replace(before, after))
+    assert (make_env("vmas/moved", num_envs=1).task.code == code) == same
+
+
 def test_a_scenario_without_a_source_has_no_fingerprint(monkeypatch):
     assert make_env("vmas/hunt", num_envs=1).task.code is not None
 

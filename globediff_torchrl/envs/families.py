@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
+import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,13 +101,25 @@ def _vmas_base(
 
 
 def _fingerprint(kind: type[BaseScenario]) -> str | None:
-    """A short hash of the source of a scenario and of what it inherits; None where there is none, as in a console."""
+    """A short hash of the statements of a scenario and of what it inherits; None where there is no source.
+
+    Comments, docstrings and line breaks change no world, and leave it as it is. A console has no source.
+    """
     classes = kind.__mro__[: kind.__mro__.index(BaseScenario)]
     try:
-        source = "".join(inspect.getsource(one) for one in classes)
-    except (OSError, TypeError):
+        statements = "\n".join(_statements(inspect.getsource(one)) for one in classes)
+    except (OSError, TypeError, SyntaxError):
         return None
-    return hashlib.sha256(source.encode()).hexdigest()[:16]
+    return hashlib.sha256(statements.encode()).hexdigest()[:16]
+
+
+def _statements(source: str) -> str:
+    """The source without comments and docstrings, in one layout."""
+    tree = ast.parse(textwrap.dedent(source))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+            node.body[0] = ast.Pass()
+    return ast.unparse(tree)
 
 
 def _smax_base(short: str, max_steps: int | str | None, **kwargs) -> Base:
