@@ -15,6 +15,7 @@ from tqdm import tqdm
 from globediff_torchrl import UserError, make_trainer
 from globediff_torchrl import keys as k
 from globediff_torchrl.envs.vmas import StateVmasEnv
+from globediff_torchrl.state_models import STATE_MODELS, GlobeDiff, OracleStateModel
 from globediff_torchrl.state_models.presets import FIT
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training import factory
@@ -236,6 +237,19 @@ def test_a_replay_buffer_too_small_for_the_offline_pairs_is_refused_where_there_
     validate(configuration.compose(overrides=[small[0], "state_model_update.buffer_size=2000"]))
     for without in ("pretrain.steps=0", "algorithm=mappo", "algorithm=oracle", "resume=runs/of_before"):
         validate(configuration.compose(overrides=[*small, without]))
+
+
+class Clairvoyant(OracleStateModel):
+    """A state model of a user's own that has no loss."""
+
+
+def test_a_state_model_of_ones_own_without_a_loss_is_never_fitted(fast_trainer, tmp_path, monkeypatch):
+    monkeypatch.setitem(STATE_MODELS, "clairvoyant", Clairvoyant)
+    small = ["algorithm.state_model.name=clairvoyant", "pretrain.frames=2000", "state_model_update.buffer_size=1999"]
+    trainer = fast_trainer("oracle", *small, iterations=1)  # for the offline pairs of a trained one it is too small
+    trainer.train()
+    assert trainer.pretraining is None and not (tmp_path / "run" / "dataset").exists()
+    assert GlobeDiff.is_trained() and not Clairvoyant.is_trained()
 
 
 @pytest.mark.parametrize(

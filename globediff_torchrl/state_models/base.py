@@ -187,6 +187,11 @@ class StateModel(TensorDictModuleBase):
         """The loss that trains this model, or None: nothing to train."""
         return None
 
+    @classmethod
+    def is_trained(cls) -> bool:
+        """Whether models of this class have a loss: others are neither pretrained nor updated."""
+        return cls.make_loss is not StateModel.make_loss
+
     def update_residual_scale(self, x: Tensor, s: Tensor) -> None:
         """Measure on pairs x ``[M, d_x]``, s ``[M, d_s]`` what the part that is trained first leaves to the rest.
 

@@ -21,7 +21,7 @@ from globediff_torchrl import keys
 from globediff_torchrl.envs import make_env
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.policies import add_memory, make_actor, make_critic
-from globediff_torchrl.state_models import make_state_model
+from globediff_torchrl.state_models import StateModel, make_state_model
 from globediff_torchrl.task import AUX_KINDS
 from globediff_torchrl.training.config import as_dict
 from globediff_torchrl.training.mappo import BatchValueNorm
@@ -47,7 +47,7 @@ class Team:
         policy: state model and actor in a row; what the collector and the evaluation run.
     """
 
-    state_model: TensorDictModuleBase | None
+    state_model: StateModel | None
     actor: ProbabilisticTensorDictSequential
     critic: TensorDictModuleBase
     value_norm: ValueNorm | None

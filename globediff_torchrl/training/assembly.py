@@ -158,7 +158,7 @@ def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int, report: bo
     trainer.register_op("pre_steps_log", batch_metrics)
     trainer.register_op("pre_steps_log", batch_counts)
     trainer.register_op("post_steps", clock.updated)
-    if team.state_model is not None and team.state_model.make_loss() is not None:
+    if team.state_model is not None and team.state_model.is_trained():
         _register_state_model(trainer)
     InputStatistics([team.actor, team.critic], lambda: warm_up(trainer), trainer).register(trainer)
     update_weights = UpdateWeights(trainer.collector, policy_weights_getter=lambda: TensorDict.from_module(team.policy))

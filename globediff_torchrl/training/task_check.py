@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.evaluation.video import check_drawable
+from globediff_torchrl.state_models import STATE_MODELS
 from globediff_torchrl.task import Task
 
 
@@ -21,7 +22,7 @@ def check_task(config: DictConfig, task: Task) -> None:
     if task.max_steps is not None or task.ends_early:
         return
     model, update = config.algorithm.state_model, config.state_model_update
-    if config.resume is None and model is not None and model.name != "oracle" and update.steps > 0:
+    if config.resume is None and model is not None and STATE_MODELS[model.name].is_trained() and update.steps > 0:
         raise UserError(
             f"{task.name} ends no episode by itself, so that a time limit is expected, got env.max_steps=null: the "
             "online update of the state model counts finished episodes and would never come. Leave env.max_steps away, "

@@ -200,7 +200,7 @@ def _check_buffer(config: DictConfig) -> None:
     """Refuses a replay buffer that would drop pairs of the pretraining, which the online updates are to keep."""
     size, pairs = config.state_model_update.buffer_size, config.pretrain.frames
     model = config.algorithm.state_model
-    fitted = model is not None and model.name != "oracle" and config.pretrain.steps > 0  # the oracle has no weights
+    fitted = model is not None and STATE_MODELS[model.name].is_trained() and config.pretrain.steps > 0
     if config.resume is None and fitted and size < pairs:
         raise UserError(
             f"state_model_update.buffer_size must hold the {pairs} pairs of the pretraining (pretrain.frames), got "
