@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from globediff_torchrl import available_envs, make_env
+from globediff_torchrl.envs import families
 from globediff_torchrl.envs.hiding import resolve_hidden
 from globediff_torchrl.envs.smac import install as smac_install
 from globediff_torchrl.envs.smac.layouts import HIDDEN, hidden_by_default, observation_layout, state_layout
@@ -24,6 +25,7 @@ from globediff_torchrl.envs.smac.maps import (
 )
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.policies.ego_view import ego_matrix
+from globediff_torchrl.training.config import compose
 
 MOVES = [f"move_action_{way}" for way in ("north", "south", "east", "west")]
 
@@ -198,3 +200,23 @@ def test_nothing_of_starcraft_is_imported_before_it_is_needed():
     code = "import sys, globediff_torchrl; print({'smacv2', 'pysc2', 's2clientprotocol'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"
+
+
+class Asked(Exception):
+    """Stops where a StarCraft II would be launched."""
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, (1, 500)), ({"num_envs": 3, "restart_every": None}, (3, None))])
+def test_a_script_that_says_nothing_gets_one_engine_which_is_replaced_as_it_leaks(monkeypatch, given, expected):
+    asked = []
+
+    def parallel_env(make, num_envs, seeds):
+        asked.append((num_envs, make.args[1]["restart_every"]))
+        raise Asked
+
+    monkeypatch.setattr(families, "SmacEnv", lambda *_, **__: None)
+    monkeypatch.setattr(families, "parallel_env", parallel_env)
+    with pytest.raises(Asked):
+        make_env("smac/3m", **given)
+    assert asked == [expected]
+    assert compose("smac").env.restart_every == families.RESTART_EVERY  # the same on the command line

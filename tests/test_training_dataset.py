@@ -120,7 +120,7 @@ def test_the_entries_that_a_description_names_are_there_and_every_name_of_it_has
     config = compose("vmas")
     named = re.findall(r"(?:algorithm|env|pretrain)\.[\w.]+", " ".join(ENTRIES.values()))
     assert len(named) == 9 and all(OmegaConf.select(config, name, default="gone") != "gone" for name in named)
-    assert set(fast_trainer("globediff").pretraining.offline.expected) - set(ENTRIES) == {"env", "description"}
+    assert set(fast_trainer("globediff").pretraining.offline.expected) - set(ENTRIES) == {"env"}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])

@@ -10,7 +10,7 @@ from torchrl.envs import Compose, DTypeCastTransform, EnvBase, RenameTransform, 
 from torchrl.envs.batched_envs import BatchedEnvBase
 
 from globediff_torchrl.envs.auxiliary import AuxObservation
-from globediff_torchrl.envs.families import FAMILIES, check_name
+from globediff_torchrl.envs.families import FAMILIES, check_name, default_num_envs
 from globediff_torchrl.envs.hiding import resolve_hidden
 from globediff_torchrl.envs.legal import transformed_env_for
 from globediff_torchrl.envs.lifting import lift_observation
@@ -36,7 +36,7 @@ READ_AS_FLOAT = (OBSERVATION, STATE, TARGET_STATE)
 
 def make_env(
     name: str,
-    num_envs: int = 32,
+    num_envs: int | None = None,
     aux: str | None = "default",
     hide: str | Sequence[str] | None = "default",
     history: int = 3,
@@ -50,8 +50,8 @@ def make_env(
     Args:
         name: ``"vmas/<preset or stock scenario>"``, ``"smax/<scenario>"``, ``"smac/<SMACv1's map>"`` or
             ``"smacv2/<race>_<n>_vs_<m>"`` (zerg, protoss or terran, any n and m); :func:`available_envs` lists them.
-        num_envs: how many environments are simulated at once, ``B``; in SMAC each has a process and a StarCraft II of
-            its own.
+        num_envs: how many environments are simulated at once, ``B``: by default 32, in SMAC one, as each has a process
+            and a StarCraft II of its own.
         aux: what x is: ``"history"`` (Eq. 1), ``"joint"`` (Eq. 2), ``"joint_history"``, None for no x; by default the
             preset's, of SMACv2's maps the joint observation, elsewhere the history.
         hide: patterns over the observation's feature names, e.g. ``["target.offset"]`` or ``["agent_0.line.*"]``;
@@ -80,11 +80,12 @@ def make_env(
         torch.Size([32, 60, 2, 58])
     """
     check_name(name)
-    check_count("num_envs", num_envs, "32 is the default")
+    family, _, short = name.partition("/")
+    num_envs = default_num_envs(family) if num_envs is None else num_envs
+    check_count("num_envs", num_envs, "leave it away for the default")
     if max_steps is not None and max_steps != "default":
         check_count("max_steps", max_steps, "leave it away for the preset's, None is no limit")
     check_device(device)
-    family, _, short = name.partition("/")
     base = FAMILIES[family](short, max_steps, num_envs=num_envs, seed=seed, device=device, **kwargs)
     return wrap_env(
         base.env,

@@ -28,6 +28,12 @@ from globediff_torchrl.envs.vmas import PRESETS, Preset, StateVmasEnv
 from globediff_torchrl.errors import UserError, check_seed, unknown
 
 STOCK_MAX_STEPS = 100
+RESTART_EVERY = 500  # episodes after which a StarCraft II is replaced, as it leaks memory
+
+
+def default_num_envs(family: str) -> int:
+    """How many environments are simulated at once where nobody says: in SMAC each takes a StarCraft II of its own."""
+    return 1 if family in ("smac", "smacv2") else 32
 
 
 def available_envs() -> list[str]:
@@ -144,7 +150,7 @@ def _smac_base(
     **kwargs,
 ) -> Base:
     check_seed(seed)
-    guard = {name: kwargs.pop(name) for name in GUARD if name in kwargs}
+    guard = {"restart_every": RESTART_EVERY} | {name: kwargs.pop(name) for name in GUARD if name in kwargs}
     battle = partial(SmacEnv, short, max_steps=max_steps, **kwargs)
     one = battle(seed=None)  # launches nothing: for its sizes and names
     seeds = [None] * num_envs

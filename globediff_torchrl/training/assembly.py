@@ -249,7 +249,6 @@ def _offline_data(trainer: MAPPOTrainer) -> OfflineData:
             "per_team": model.infer_per == "team",
             "asked": pretrain.frames,
             "behaviour": pretrain.behaviour,
-            "description": task.description,
             "max_steps": task.max_steps,
             "kwargs": simulator_arguments(config),
             "code": task.code,

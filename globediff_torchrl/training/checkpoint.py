@@ -250,9 +250,9 @@ class Stopped(KeyboardInterrupt):
 class StopOnSignal:
     """Ends the run at the next iteration, with a checkpoint, on SIGTERM or Ctrl-C; a second one ends it at once.
 
-    ``trainer.stopped_by`` then has the signal's number, for whoever would go on with another run. Before the first
-    iteration has ended there is nothing to save beyond the pretraining's own progress file, and the first signal ends
-    the run at once, too.
+    ``trainer.stopped_by`` then has the signal's number, for whoever would go on with another run. Before the
+    first batch is collected there is nothing to save beyond the pretraining's own progress file, and the first signal
+    ends the run at once, too.
 
     Raises:
         Stopped: at once.

@@ -41,7 +41,8 @@ def make_trainer(
     Args:
         env: ``"<family>/<scenario>"``, see :func:`~globediff_torchrl.envs.available_envs`; by default ``"vmas/hunt"``,
             or that of the run to resume.
-        algorithm: a file of ``configs/algorithm``: globediff (default), mappo, mappo_joint, regressor, oracle, ...
+        algorithm: a file of ``configs/algorithm``: globediff (the default; on SMAC globediff_paper), mappo, regressor,
+            oracle, ...
         total_frames: environment steps of all environments together; rounded up to whole batches.
         seed: of the networks, the environments and the sampling; 0 by default.
         output: folder for checkpoints, tables, figures and weights.

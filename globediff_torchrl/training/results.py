@@ -13,6 +13,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
+from globediff_torchrl.envs.families import default_num_envs
 from globediff_torchrl.errors import UserError, check_device
 from globediff_torchrl.evaluation.episodes import MODES
 from globediff_torchrl.evaluation.figures import learning_curve
@@ -136,8 +137,7 @@ def load_policy(
         config.device = str(device)
     device = check_device(config.device)
     path, weights = _weights(run, device)
-    if num_envs is None:
-        num_envs = 1 if config.env.family in ("smac", "smacv2") else 32
+    num_envs = default_num_envs(config.env.family) if num_envs is None else num_envs
     env = env_from_config(config, num_envs=num_envs, seed=seed)
     policy = make_team(config, env).policy
     _set_weights(policy, run, path, weights)

@@ -79,7 +79,7 @@ class MAPPOTrainer(Trainer):
         Raises:
             TrainingError: a NaN; what was computed before is on disk.
             UserError: the disk is full; the last checkpoint is whole.
-            Stopped: a signal before the first iteration has ended, or a second one.
+            Stopped: a signal before the first batch is collected, or a second one.
         """
         try:
             if self.collected_frames >= self.total_frames:
