@@ -135,10 +135,10 @@ def models(steps: int, device: str) -> dict[str, tuple[torch.nn.Module, Callable
     """Name -> (the network, a function of the batch size that gives what to time: one whole inference)."""
     rows = torch.arange(STATE).view(-1, FEATURES)
     sizes = (("mlp", 128), ("mlp", 256), ("mlp", 512), ("gated", 128), ("gated", 256))
-    choices = {f"{denoiser}, width {width}": {"denoiser": denoiser, "width": width} for denoiser, width in sizes}
+    choices = {f"{kind}, width {width}": {"denoiser": kind, "width": width, "latent_modes": 1} for kind, width in sizes}
     choices["mlp, width 128, prior of fast"] = {**choices["mlp, width 128"], "latent_modes": 32}
-    choices["U-Net, flat"] = {"denoiser": "unet", "width": 32}
-    choices["U-Net, entity tokens"] = {"denoiser": "unet", "width": 32, "tokens": "entity", "token_index": rows}
+    choices["U-Net, flat"] = {"denoiser": "unet", "width": 32, "latent_modes": 1}
+    choices["U-Net, entity tokens"] = {**choices["U-Net, flat"], "tokens": "entity", "token_index": rows}
     found = {}
     for name, settings in choices.items():
         model = GlobeDiff(STATE, STATE, diffusion_steps=steps, **settings).to(device)

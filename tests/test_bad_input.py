@@ -69,7 +69,7 @@ LINE = [
     line("evaluation.seed=abc", "evaluation.seed must be a whole number", "got 'abc'", "the default is 10000"),
     line("env.max_steps=0", "a whole number above 0, null or default", "got 0", "the default is 'default'"),
     line("env.history=-1", "env.history must be a whole number", "got -1", "the default is 3"),
-    line("algorithm.state_model.diffusion_steps=0", "an integer >= 1", "got 0", "leave it away"),
+    line("algorithm.state_model.diffusion_steps=0", "a whole number above 0", "got 0", "take 5, or 1"),
     line("algorithm.state_model.latent_dim=-1", "latent_dim expects an integer >= 0", "got -1", "leave it away"),
     line("algorithm.state_model.num_samples=0", "an integer >= 1", "got 0", "leave it away"),
     line("algorithm.state_model.beta_kl=-1", "beta_kl expects a number >= 0", "got -1", "leave it away"),

@@ -21,7 +21,7 @@ from globediff_torchrl.envs.vmas import PRESETS
 from globediff_torchrl.policies import RunningNorm
 from globediff_torchrl.state_models import STATE_MODELS
 from globediff_torchrl.state_models.presets import PRESETS as MODEL_PRESETS
-from globediff_torchrl.state_models.presets import default_beta_kl
+from globediff_torchrl.state_models.presets import by_steps
 from globediff_torchrl.training import config as configuration
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,8 +147,10 @@ def test_the_table_of_model_presets_has_the_values_of_the_code():
         for preset, cell in zip(("tuned", "fast", "paper"), cells):
             value = MODEL_PRESETS[preset][name]
             assert ("by K" if value is None else str(value)) == cell, f"{preset}: {name}"
-    few, more = default_beta_kl(2), default_beta_kl(3)
-    assert f"{few} for K = 1 and 2 and {more} for more" in (DOCS / "state-models.md").read_text()
+    by_k = rows("state-models.md", "What follows from K")
+    assert {name for name, *_ in by_k} == {name for name, value in MODEL_PRESETS["tuned"].items() if value is None}
+    for name, *cells in by_k:
+        assert [str(by_steps(steps)[name]) for steps in (1, 2, 3, 4, 5, 10)] == [cells[k] for k in (0, 0, 1, 1, 2, 2)]
     assert {row[0] for row in table} >= set(MODEL_PRESETS["tuned"])
 
 

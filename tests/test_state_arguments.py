@@ -21,7 +21,7 @@ def small(**settings):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"diffusion_steps": 0}, "diffusion_steps expects an integer >= 1, got 0"),
+        ({"diffusion_steps": 0}, "diffusion_steps must be a whole number above 0, got 0"),
         ({"preset": "tunned"}, "tuned"),
         ({"schedule": "linear"}, "does not end in noise"),
         ({"sampler": "ddpm"}, "ancestral"),
@@ -43,8 +43,8 @@ def small(**settings):
         ({"final_noise": "yess"}, "final_noise expects True or False, got 'yess'"),
         ({"sample": "no"}, "sample expects True or False"),
         ({"sample": None}, "sample expects True or False"),
-        ({"diffusion_steps": True}, "diffusion_steps expects an integer >= 1, got True"),
-        ({"diffusion_steps": "5"}, "diffusion_steps expects an integer >= 1, got '5'"),
+        ({"diffusion_steps": True}, "diffusion_steps must be a whole number above 0, got True"),
+        ({"diffusion_steps": "5"}, "diffusion_steps must be a whole number above 0, got '5'"),
         ({"num_samples": True}, "num_samples expects an integer"),
         ({"clip": -1}, "clip expects a number above 0, got -1"),
         ({"clip": "3"}, "clip expects a number above 0, got '3'"),
@@ -74,6 +74,17 @@ def test_a_presets_own_modes_are_no_mistake_without_a_learned_prior(tmp_path, wi
     assert model.prior is None
     assert GlobeDiff(**model.config).config == model.config
     assert reload(tmp_path, model, num_samples=2).prior is None
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_with_as_many_steps_fast_and_tuned_are_one_model(steps):
+    configs = [GlobeDiff(8, 6, preset=preset, diffusion_steps=steps).config for preset in ("fast", "tuned")]
+    assert {**configs[0], "preset": "tuned"} == configs[1]
+    few = steps <= 2
+    expected = ("mlp", 32, "ddim", 0.02) if few else ("gated", 1, "dpmpp", 0.1)
+    assert tuple(configs[0][name] for name in ("denoiser", "latent_modes", "sampler", "beta_kl")) == expected
+    given = GlobeDiff(8, 6, diffusion_steps=steps, denoiser="gated", latent_modes=3, sampler="dpmpp").config
+    assert (given["denoiser"], given["latent_modes"], given["sampler"]) == ("gated", 3, "dpmpp")
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_the_noise_of_the_steps_is_no_part_of_the_weights_and_changes_no_other_s
     sizes = {kind: make(sampler=kind).noise_sizes for kind in ("ddim", "dpmpp", "ancestral")}
     assert sizes["ddim"] == sizes["dpmpp"] == [S, 3, 0, 0]
     assert sizes["ancestral"] == [S, 3, 0, 4 * S]
-    assert make(sampler="ancestral", diffusion_steps=1).noise_sizes == [S, 3, S, 0]
+    assert make(sampler="ancestral", diffusion_steps=1).noise_sizes == [S, 3 + 1, S, 0]  # z's Gaussian is drawn, too
     assert make(sampler="ancestral").state_dict().keys() == make(sampler="ddim").state_dict().keys()
 
 

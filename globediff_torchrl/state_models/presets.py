@@ -1,12 +1,11 @@
 """The settings of the state models as plain data. Any of them can be overridden in the constructor."""
 
-from types import NoneType
 from typing import Any
 
-from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.errors import UserError, check_count, unknown
 from globediff_torchrl.state_models.numerics import check_number
 
-# GlobeDiff: every argument that a preset sets; `fit` takes its own defaults from FIT.
+# GlobeDiff: every argument that a preset sets, None for what follows from K; `fit` takes its own defaults from FIT.
 PRESETS: dict[str, dict] = {
     # Tables 3 and 4 of the paper, with the equations as mended: eps-prediction, ancestral sampling, no centring
     "paper": {
@@ -34,16 +33,16 @@ PRESETS: dict[str, dict] = {
         "diffusion_steps": 5,
         "schedule": "log_snr",
         "prediction": "v",
-        "sampler": "dpmpp",
+        "sampler": None,
         "final_noise": None,
         "center": "regression",
         "center_width": 256,
         "latent_dim": 16,
         "latent_width": 128,
         "latent_layers": 2,
-        "latent_modes": 1,
+        "latent_modes": None,
         "beta_kl": None,
-        "denoiser": "gated",
+        "denoiser": None,
         "tokens": "flat",
         "width": 256,
         "blocks": 2,
@@ -51,10 +50,7 @@ PRESETS: dict[str, dict] = {
         "dims": "open",
     },
 }
-# one step: the latent chooses the mode, the denoiser draws it. A prior of one Gaussian has no gaps between modes:
-# 7.7 % of the regressor's energy distance on `combat`, seed 100, with equal dims; 32 Gaussians with open ones 4.1 %,
-# and 4.9 % with the gated network (docs/results-fidelity.md tells how each was measured)
-PRESETS["fast"] = {**PRESETS["tuned"], "diffusion_steps": 1, "sampler": "ddim", "denoiser": "mlp", "latent_modes": 32}
+PRESETS["fast"] = {**PRESETS["tuned"], "diffusion_steps": 1}
 
 # what `fit` and `Fitter` use where the caller says nothing; steps: on `combat`, seed 100, `tuned` scores 3.49 % of the
 # regressor's energy distance after 3,000 and 2.19 % after 5,000, `fast` 4.1 % after 3,000 (benchmarks/fidelity.py)
@@ -66,20 +62,36 @@ FIT: dict[str, dict] = {
 OTHER_STEPS = 3000  # of the models without diffusion
 
 
-def default_beta_kl(diffusion_steps: int) -> float:
-    """Weight of the KL where none is given: with few steps z must carry the modes (reference: W2 table by K and beta).
+def by_steps(diffusion_steps: int) -> dict[str, Any]:
+    """What follows from K where neither preset nor caller says.
 
-    0.02 for K = 1 and 2, 0.1 otherwise. Energy distance as a share of the regressor's (benchmarks/fidelity.py's
-    problems, seed 100, 3,000 steps, plain network, a prior of one Gaussian): K = 2 on ``combat`` 6.0 % with 0.02 and
-    7.6 % with 0.1, on ``mixture`` 4.7 % and 4.6 %. K = 5 on ``ring`` 6.4 % with 1.0, 4.6 % with 0.1, 9.5 % with 0.03,
-    where the posterior leaks what the prior cannot give. ``tuned`` leaves z unused with 0.1 too (KL below 1e-4 nats):
-    its five steps find the modes without it.
+    With one or two steps the latent chooses the mode and the denoiser draws it, so
+
+    - ``beta_kl`` is 0.02, as z must carry the modes, and 0.1 with more steps: K = 2 on ``combat`` 6.0 % with 0.02 and
+      7.6 % with 0.1; K = 5 on ``ring`` 4.6 % with 0.1 and 9.5 % with 0.03, where the posterior leaks what the prior
+      cannot give (plain network, one Gaussian);
+    - the prior is one of 32 Gaussians, as one has no gaps between modes: 7.7 % on ``combat`` (equal dims), 4.1 % with
+      32 (open ones). Five steps leave z unused (KL below 1e-4 nats), and keep one;
+    - the denoiser is a plain network, ``"mlp"``: 4.1 %, ``"gated"`` 4.9 %.
+
+    ``final_noise`` is on up to K = 4: the fewer the steps, the more noise the last one clears (schedule.py), and the
+    more spread its mean leaves out. With it the samples are 5 to 12 % nearer to exact ones for K = 3, 1 to 9 % for 4.
+
+    Figures: energy distance as a share of the regressor's on the problems of benchmarks/fidelity.py, seed 100, 3,000
+    steps; docs/results-fidelity.md tells how they were measured.
     """
-    return 0.02 if diffusion_steps <= 2 else 0.1
+    few = diffusion_steps <= 2
+    return {
+        "beta_kl": 0.02 if few else 0.1,
+        "latent_modes": 32 if few else 1,
+        "denoiser": "mlp" if few else "gated",
+        "sampler": "ddim" if few else "dpmpp",
+        "final_noise": diffusion_steps <= 4,
+    }
 
 
 _SIZES = (
-    "diffusion_steps", "latent_dim", "width", "blocks", "center_width", "latent_width", "latent_layers", "latent_modes",
+    "latent_dim", "width", "blocks", "center_width", "latent_width", "latent_layers", "latent_modes",
     "num_samples",
 )  # fmt: skip
 _CHOICES = {
@@ -95,7 +107,7 @@ _CHOICES = {
 
 
 def check_settings(values: dict[str, Any]) -> None:
-    """Raise a UserError for arguments of a GlobeDiff that cannot be meant; None is what follows from K."""
+    """Raise a UserError for arguments of a GlobeDiff that cannot be meant."""
     for name, known in _CHOICES.items():
         if values[name] not in known:
             raise unknown(name, values[name], known)
@@ -105,8 +117,8 @@ def check_settings(values: dict[str, Any]) -> None:
             raise UserError(
                 f"{name} expects an integer >= {least}, got {values[name]!r}: leave it away for the preset's."
             )
-    for name, kinds in (("sample", bool), ("final_noise", (bool, NoneType))):
-        if not isinstance(values[name], kinds):
+    for name in ("sample", "final_noise"):
+        if not isinstance(values[name], bool):
             raise UserError(f"{name} expects True or False, got {values[name]!r}: leave it away for the default.")
     for name, positive in (("beta_kl", False), ("clip", True)):
         if values[name] is not None:
@@ -137,6 +149,9 @@ def complete_settings(preset: str, given: dict[str, Any], modes: dict[str, Any])
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     settings = {**PRESETS[preset], **given}
+    check_count("diffusion_steps", settings["diffusion_steps"], "take 5, or 1 for `fast`")
+    by_k = by_steps(settings["diffusion_steps"])
+    settings |= {name: value for name, value in by_k.items() if settings[name] is None}
     check_settings({**settings, **modes})
     for name, value in idle_settings({**settings, **modes}).items():
         if given.get(name, value) != value:
@@ -145,11 +160,4 @@ def complete_settings(preset: str, given: dict[str, Any], modes: dict[str, Any])
                 f"leave {name} away."
             )
         settings[name] = value  # the preset's is not the caller's
-    steps = settings["diffusion_steps"]
-    if settings["beta_kl"] is None:
-        settings["beta_kl"] = default_beta_kl(steps)
-    if settings["final_noise"] is None:
-        # the fewer the steps, the more noise the last one clears (schedule.py) and the more spread its mean leaves out:
-        # with K = 3 the samples are 5 to 12 % nearer to exact ones with it, with K = 4 1 to 9 % (seed 100, 3,000 steps)
-        settings["final_noise"] = steps <= 4
     return settings
