@@ -66,14 +66,6 @@ def env(knobs):
         each.close()
 
 
-def test_a_script_that_says_nothing_gets_one_engine_which_is_replaced_as_it_leaks(knobs):
-    env = make_env("smac/3m")
-    try:
-        assert env.batch_size == (1,) and env.restart_every == 500
-    finally:
-        env.close()
-
-
 def engines(log):
     """Processes of the stand-in that write to ``log``, whoever their parent is now."""
     found = []
