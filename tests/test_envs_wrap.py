@@ -152,6 +152,22 @@ def test_a_missing_group_or_state_is_named():
 
 
 @pytest.mark.parametrize("batched", [SerialEnv, ProcessEnv])
+def test_wrapped_copies_of_another_group_go_into_torchrls_batched_environments(batched):
+    """Which refuse empty specs, as renaming alone leaves one where the group was."""
+    alone = corridor("walkers", max_steps=3)
+    specs = [alone.observation_spec, alone.full_reward_spec, alone.full_done_spec, alone.full_action_spec]
+    assert not any("walkers" in set(one.keys()) for one in [*specs, alone.reset()])
+    env = batched(2, lambda: corridor("walkers", max_steps=3))
+    try:
+        rollout = env.rollout(6, break_when_any_done=False)
+        assert rollout.shape == (2, 6) and "walkers" not in {*rollout.keys(), *rollout["next"].keys()}
+        assert rollout["next", "truncated"][:, :, 0].tolist() == [[False, False, True] * 2] * 2
+        torch.testing.assert_close(rollout["state"][..., :3], rollout["agents", "observation"][..., 0])
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("batched", [SerialEnv, ProcessEnv])
 def test_torchrls_batched_environments_serve_several_copies(batched):
     """Their workers are asked for nothing: before they have begun they cannot answer."""
     env = wrap_env(batched(2, walkers), aux="joint", max_steps=3)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torchrl.envs import Compose, DTypeCastTransform, EnvBase, RenameTransform, RewardSum, StepCounter, TransformedEnv
+from torchrl.envs import Compose, DTypeCastTransform, EnvBase, RewardSum, StepCounter, TransformedEnv
 from torchrl.envs.batched_envs import BatchedEnvBase
 
 from globediff_torchrl.envs.auxiliary import AuxObservation
@@ -15,7 +15,7 @@ from globediff_torchrl.envs.hiding import resolve_hidden
 from globediff_torchrl.envs.legal import transformed_env_for
 from globediff_torchrl.envs.lifting import lift_observation
 from globediff_torchrl.envs.requirements import ALIVE, check_fresh, check_keys, check_masks
-from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
+from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, RenameGroup, TimeFraction
 from globediff_torchrl.errors import UserError, check_count, check_device, unknown
 from globediff_torchrl.keys import (
     ACTION,
@@ -235,18 +235,7 @@ def _rename_group(env: EnvBase, group: str) -> EnvBase:
     env = lift_observation(env, group)
     if group == AGENTS:
         return env
-    keys = [*env.observation_spec.keys(True, True), *env.reward_keys, *env.done_keys]
-    ours = [key for key in keys if isinstance(key, tuple) and key[0] == group]
-    actions = [key for key in env.action_keys if isinstance(key, tuple) and key[0] == group]
-    return TransformedEnv(
-        env,
-        RenameTransform(
-            in_keys=ours,
-            out_keys=[(AGENTS, *key[1:]) for key in ours],
-            in_keys_inv=actions,
-            out_keys_inv=[(AGENTS, *key[1:]) for key in actions],
-        ),
-    )
+    return TransformedEnv(env, RenameGroup(env, group, AGENTS))
 
 
 def _checked(layout: FeatureLayout | None, size: int, what: str, entity: str) -> FeatureLayout:
