@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tensordict import TensorDict
 from torchrl.collectors import Collector
-from torchrl.data.tensor_specs import Bounded, Categorical, OneHot, Unbounded
+from torchrl.data.tensor_specs import Binary, Bounded, Categorical, MultiCategorical, OneHot, Unbounded
 from torchrl.envs import Compose, ParallelEnv, Transform, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
@@ -203,6 +204,17 @@ def test_last_action_is_one_hot_for_every_kind_of_discrete_action():
     assert LastAction(Categorical(5, shape=(3, 2))).size == 5
     assert LastAction(OneHot(4, shape=(3, 2, 4))).size == 4
     assert LastAction(Bounded(-1, 1, (3, 2, 2))).size == 2
+
+
+def test_of_several_binary_numbers_each_is_one_number_of_the_last_action():
+    """TorchRL's Binary is a kind of Categorical, but of several numbers an agent."""
+    last, td = LastAction(Binary(3, (4, 2, 3))), TensorDict({ACTION: torch.randint(2, (4, 2, 3))}, [4])
+    assert last.size == 3
+    assert torch.equal(
+        last._step(td, TensorDict(agents=TensorDict({}, [4, 2]), batch_size=[4]))[LAST_ACTION], td[ACTION].float()
+    )
+    with pytest.raises(UserError, match=r"continuous, categorical or one-hot, got MultiCategorical: number them"):
+        LastAction(MultiCategorical((2, 3), (4, 2, 2)))
 
 
 def test_active_mask_marks_those_whose_no_op_is_legal_as_dead():

@@ -243,6 +243,25 @@ def test_an_env_in_another_dtype_serves_fit_and_policy_as_it_comes(kind):
         assert critic(policy(rollout))[k.STATE_VALUE].dtype == rollout[k.INFERRED_STATE].dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_a_reward_of_another_dtype_comes_out_as_float32_and_is_summed_and_averaged(dtype):
+    class Counted(Skirmish):
+        def _step(self, tensordict):
+            out = super()._step(tensordict)
+            out[k.REWARD] = out[k.REWARD].to(dtype)
+            return out
+
+    inner = Counted()
+    inner.reward_spec = Composite(agents=Composite(reward=Unbounded((6, 3, 1), dtype=dtype), shape=(6, 3)), shape=(6,))
+    env = wrap_env(inner, max_steps=4)
+    check_env_specs(env)
+    rollout = env.rollout(4)
+    assert rollout["next"][k.REWARD].dtype == rollout["next"][k.EPISODE_REWARD].dtype == torch.float32
+    assert torch.equal(rollout["next"][k.REWARD].squeeze(-1), rollout[k.ACTION].float())
+    third = evaluate(env, lambda td: td.set(k.ACTION, torch.tensor([0, 0, 1]).expand(6, 3)), seed=0)
+    assert third["deterministic/return"] == pytest.approx(4 / 3)  # of four steps and three agents one
+
+
 def test_a_mask_of_another_shape_is_refused():
     renamed = RenameTransform([("agents", "mask")], [k.ACTIVE_MASK])
     env = TransformedEnv(walkers(use_mask=True), renamed)

@@ -9,12 +9,12 @@ import torch
 from pettingzoo_masks import masked
 from skirmish import Skirmish
 from tensordict import TensorDict
-from torchrl.data import Binary, Composite, Unbounded
+from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import CatTensors, FlattenObservation, ParallelEnv, SerialEnv, TransformedEnv, UnsqueezeTransform
 from torchrl.envs.utils import check_env_specs
 
 from globediff_torchrl import keys as k
-from globediff_torchrl import wrap_env
+from globediff_torchrl import make_actor, wrap_env
 from globediff_torchrl.errors import UserError
 
 GROUPS = pytest.mark.parametrize("group", ["agents", "walkers"])
@@ -124,3 +124,54 @@ def test_an_observation_or_a_state_of_another_shape_is_refused_and_the_advice_wo
     assert f"{key!r} of shape [*B, {wanted}]" in said and f"got {[6, *shape]}: {fix}" in said and "reward" not in said
     flat = FlattenObservation(-2, -1, in_keys=[key]) if fix == "flatten it" else UnsqueezeTransform(-1, in_keys=[key])
     assert wrap_env(TransformedEnv(shaped(key, *shape), flat), no_op=0).rollout(2).shape == (6, 2)
+
+
+def acting(spec):
+    env = Skirmish()
+    env.action_spec = Composite(agents=Composite(action=spec, shape=(6, 3)), shape=(6,))
+    return env
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (
+            Categorical(4, (6, 3, 1)),
+            r"of a Categorical spec as \[\*B, n\], one index an agent, .* got \[6, 3, 1\]: reshape it",
+        ),
+        (Bounded(-1, 1, (6, 3)), r"of a Bounded\w* spec as \[\*B, n, d_a\], .*\[6, 3\], got \[6, 3\]: reshape it"),
+        (
+            torch.stack([Categorical(n, (6,)) for n in (4, 4, 5)], 1),
+            r"one size for all agents, got .*\[6, 3\]: one shared",
+        ),
+        (
+            torch.stack([Bounded(-1, 1, (6, n)) for n in (1, 1, 2)], 1),
+            r"one size .*got .*\[6, 3, -1\]: one shared actor",
+        ),
+    ],
+)
+def test_actions_that_no_shared_actor_can_give_are_refused(spec, says):
+    with pytest.raises(UserError, match=says):
+        wrap_env(acting(spec))
+
+
+def test_several_binary_numbers_are_an_action_but_none_of_make_actors():
+    env = wrap_env(acting(Binary(4, (6, 3, 4))))
+    assert env.reset()[k.LAST_ACTION].shape == (6, 3, 4)
+    with pytest.raises(UserError, match="bounded or categorical, got Binary"):
+        make_actor(env, reads=None)
+
+
+def test_actions_of_another_name_and_observations_of_several_sizes_are_refused():
+    env = Skirmish()
+    env.action_spec = Composite(agents=Composite(move=Categorical(4, (6, 3)), shape=(6, 3)), shape=(6,))
+    with pytest.raises(UserError, match=r"needs the action \('agents', 'action'\), got .*'move'.*: rename the team's"):
+        wrap_env(env)
+    env = Skirmish()
+    spec = env.observation_spec.clone()
+    spec[k.OBSERVATION] = torch.stack([Unbounded((6, size)) for size in (2, 2, 3)], 1)
+    env.observation_spec = spec
+    with pytest.raises(
+        UserError, match=r"'observation'\) of one size for all agents, got \[6, 3, -1\]: fill the shorter"
+    ):
+        wrap_env(env)

@@ -11,11 +11,12 @@ from torchrl.envs.batched_envs import BatchedEnvBase
 
 from globediff_torchrl.envs.auxiliary import AuxObservation
 from globediff_torchrl.envs.families import FAMILIES, check_name, default_num_envs
+from globediff_torchrl.envs.grouping import RenameGroup
 from globediff_torchrl.envs.hiding import resolve_hidden
 from globediff_torchrl.envs.legal import transformed_env_for
 from globediff_torchrl.envs.lifting import lift_observation
-from globediff_torchrl.envs.requirements import ALIVE, check_fresh, check_keys, check_masks
-from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, RenameGroup, TimeFraction
+from globediff_torchrl.envs.requirements import ALIVE, check_actions, check_fresh, check_keys, check_masks
+from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
 from globediff_torchrl.errors import UserError, check_count, check_device, unknown
 from globediff_torchrl.keys import (
     ACTION,
@@ -31,7 +32,7 @@ from globediff_torchrl.keys import (
 from globediff_torchrl.layout import FeatureLayout
 from globediff_torchrl.task import AUX_KINDS, Task
 
-READ_AS_FLOAT = (OBSERVATION, STATE, TARGET_STATE)
+READ_AS_FLOAT = (OBSERVATION, STATE, TARGET_STATE, REWARD)
 
 
 def make_env(
@@ -126,7 +127,7 @@ def wrap_env(
     team's one reward a copy for each agent, ``"state"`` ``[*B, d_s]``, and the team's ``"done"`` ``[*B, 1]``.
     A dictionary of one tensor, and an ``"action_mask"`` if there is one, as the observation counts as that tensor.
     Where there is ``(group, "action_mask")``, ``rand_action`` and a rollout without a policy draw legal actions.
-    Masks are bool. Observation and state (and ``("agents", "target_state")``) of another dtype, such as numpy's
+    Masks are bool. Observation, state and reward (and ``("agents", "target_state")``) of another dtype, such as numpy's
     float64, come out as float32.
 
     Args:
@@ -151,6 +152,7 @@ def wrap_env(
     innermost = _innermost(env)
     env = _rename_group(env, group)
     check_keys(env)
+    check_actions(env)
     check_masks(env, no_op)
     observed, state = env.observation_spec[OBSERVATION], env.observation_spec[STATE]
     n_agents = observed.shape[-2]
@@ -159,9 +161,9 @@ def wrap_env(
     state_layout = _checked(state_layout or _own(innermost, "state_layout"), state.shape[-1], "state", "state")
     hidden, visible = resolve_hidden(hide, observation_layout, n_agents)
 
-    other = [key for key in READ_AS_FLOAT if key in env.observation_spec.keys(True, True)]
-    other = [key for key in other if env.observation_spec[key].dtype != torch.float32]
-    transforms = [DTypeCastTransform(env.observation_spec[key].dtype, torch.float32, [key]) for key in other]
+    specs = {**dict(env.observation_spec.items(True, True)), REWARD: env.full_reward_spec[REWARD]}
+    other = {key: specs[key].dtype for key in READ_AS_FLOAT if key in specs and specs[key].dtype != torch.float32}
+    transforms = [DTypeCastTransform(dtype, torch.float32, [key]) for key, dtype in other.items()]
     transforms += [HideFeatures(visible, hidden)] if hidden else []
     transforms += [LastAction(env.full_action_spec[ACTION]), AgentId()]
     transforms += _activity(env, no_op)

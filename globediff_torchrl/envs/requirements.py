@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torchrl.data import Categorical
+from torchrl.data.tensor_specs import Stacked
 from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.batched_envs import BatchedEnvBase
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.keys import ACTION_MASK, ACTIVE_MASK, AGENT_ID, AGENTS, DONE, OBSERVATION, REWARD, STATE
+from globediff_torchrl.keys import ACTION, ACTION_MASK, ACTIVE_MASK, AGENT_ID, AGENTS, DONE, OBSERVATION, REWARD, STATE
 from globediff_torchrl.task import Task
 
 ALIVE = (AGENTS, "mask")  # TorchRL's name for who is alive, of PettingZoo's agents
@@ -57,6 +59,11 @@ def check_keys(env: EnvBase) -> None:
                 f"wrap_env expects {key!r} of shape [*B, {', '.join(dims)}] where *B is {list(env.batch_size)}, got "
                 f"{list(shape)}: {fix}, in the env's spec too."
             )
+        if -1 in shape:
+            raise UserError(
+                f"wrap_env expects {key!r} of one size for all agents, got {list(shape)}: fill the shorter ones up "
+                "with zeros, in the env's spec too."
+            )
     expected = (*env.observation_spec[OBSERVATION].shape[:-1], 1)
     if REWARD not in env.reward_keys or env.full_reward_spec[REWARD].shape != expected:
         got = {str(key): list(env.full_reward_spec[key].shape) for key in env.reward_keys}
@@ -68,6 +75,28 @@ def check_keys(env: EnvBase) -> None:
         raise UserError(
             f"wrap_env needs the key {DONE!r} [*B, 1], true where the whole team's episode ends, got "
             f"{sorted(map(str, env.done_keys))}: give the env one, e.g. of all agents' own, in its spec too."
+        )
+
+
+def check_actions(env: EnvBase) -> None:
+    """Refuses actions that are not ``[*B, n]`` where categorical, else ``[*B, n, d_a]``, one size for all agents."""
+    if ACTION not in env.action_keys:
+        raise UserError(
+            f"wrap_env needs the action {ACTION}, got {sorted(map(str, env.action_keys))}: rename the team's, in the "
+            "env or by RenameTransform."
+        )
+    spec, agents = env.full_action_spec[ACTION], env.observation_spec[OBSERVATION].shape[:-1]
+    if isinstance(spec, Stacked) and (-1 in spec.shape or spec.shape[:-1] != agents):
+        raise UserError(
+            f"wrap_env expects {ACTION} of one size for all agents, got a stack of different specs {list(spec.shape)}: "
+            "one shared actor cannot serve them; give the env actions that all agents have."
+        )
+    categorical = type(spec) is Categorical  # torchrl's Binary and MultiCategorical are kinds of it, of several numbers
+    if (spec.shape if categorical else spec.shape[:-1]) != agents:
+        expected = "[*B, n], one index an agent" if categorical else "[*B, n, d_a]"
+        raise UserError(
+            f"wrap_env expects {ACTION} of a {type(spec).__name__} spec as {expected}, where *B, n is {list(agents)}, "
+            f"got {list(spec.shape)}: reshape it, in the env's spec too."
         )
 
 

@@ -7,7 +7,7 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data.tensor_specs import Bounded, Categorical, Composite, TensorSpec, Unbounded
-from torchrl.envs import EnvBase, RenameTransform, Transform
+from torchrl.envs import Transform
 
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.keys import (
@@ -47,46 +47,6 @@ class AlwaysWrites(Transform):
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
         return self._call(tensordict_reset)
-
-
-class RenameGroup(RenameTransform):
-    """Moves all that an environment has under one group to another; of the old one nothing is left.
-
-    TorchRL's own leaves it behind, empty, in specs and data: its SerialEnv and ParallelEnv refuse that.
-
-    Args:
-        env: the environment.
-        old, new: the groups.
-    """
-
-    def __init__(self, env: EnvBase, old: str, new: str):
-        given = [*env.observation_spec.keys(True, True), *env.reward_keys, *env.done_keys]
-        given, taken = (
-            [key for key in keys if isinstance(key, tuple) and key[0] == old] for keys in (given, env.action_keys)
-        )
-        super().__init__(given, [(new, *key[1:]) for key in given], taken, [(new, *key[1:]) for key in taken])
-        self.old = old
-
-    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        return _without_empty(super()._call(next_tensordict), self.old)
-
-    def transform_output_spec(self, output_spec: Composite) -> Composite:
-        output_spec = super().transform_output_spec(output_spec)
-        for name in ("full_observation_spec", "full_reward_spec", "full_done_spec"):
-            _without_empty(output_spec[name], self.old)
-        return output_spec
-
-    def transform_input_spec(self, input_spec: Composite) -> Composite:
-        input_spec = super().transform_input_spec(input_spec)
-        _without_empty(input_spec["full_action_spec"], self.old)
-        return input_spec
-
-
-def _without_empty(content: TensorDictBase | Composite, group: str) -> TensorDictBase | Composite:
-    left = content.get(group, None)
-    if left is not None and left.is_empty():
-        del content[group]
-    return content
 
 
 class Eye:
@@ -171,10 +131,13 @@ class LastAction(Transform):
 
 def action_size(action_spec: TensorSpec) -> tuple[int | None, int]:
     """``(number of discrete actions or None, d_a)`` of a spec of ``[*B, n, ...]`` actions."""
-    if isinstance(action_spec, Categorical):
+    if type(action_spec) is Categorical:  # of which torchrl's Binary and MultiCategorical are kinds, of several numbers
         return action_spec.n, action_spec.n
     if not action_spec.dtype.is_floating_point and type(action_spec).__name__ not in ("OneHot", "Binary"):
-        raise UserError(f"Actions must be continuous, categorical or one-hot, got {type(action_spec).__name__}.")
+        raise UserError(
+            f"Actions must be continuous, categorical or one-hot, got {type(action_spec).__name__}: number them, as a "
+            "Categorical spec [*B, n]."
+        )
     return None, action_spec.shape[-1]
 
 

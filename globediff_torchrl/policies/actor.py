@@ -126,7 +126,7 @@ def make_actor(
         first = next(layer for layer in trunk if isinstance(layer, nn.Linear))
         first.weight.data[:, size - ego.extra :] = 0.0
     agents, spec = task.n_agents, env.full_action_spec[keys.ACTION]
-    if isinstance(spec, Categorical):
+    if type(spec) is Categorical:  # torchrl's Binary is a kind of it, of several numbers
         head = _CategoricalHead(agents, trunk, features, spec.space.n, gain)
         out_keys, distribution = [LOGITS], _categorical(env)
     else:
