@@ -114,6 +114,7 @@ def test_a_fitted_memory_knows_what_only_the_first_step_showed():
     data = battles([6] * 60)
     start = data.frames[data.first, :, :1].sign()  # the sign of a number of the first frame
     data.data["relative"] = start
+    data.data["relative"] = 1e-9 * start  # in whichever unit
     model = fit_memory(data, "relative", episodes=60, seed=0, steps=120)
     frames, _, _ = padded(data, torch.arange(60))
     told = model(frames)[:, :, -1].squeeze(-1).sign()  # at the last step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -28,7 +29,7 @@ from globediff_torchrl.envs import vmas_rng_state
 from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.evaluation.episode_figure import EpisodeFigure
 from globediff_torchrl.evaluation.episodes import preserve_rng, run_episodes
-from globediff_torchrl.evaluation.video import run_episode
+from globediff_torchrl.evaluation.video import draw_hypotheses, run_episode
 from globediff_torchrl.layout import Feature, FeatureLayout
 from globediff_torchrl.training import video
 
@@ -135,6 +136,36 @@ def test_a_model_with_one_answer_gets_one_mark(model):
     assert "target.position" in figure.means
     if model == "oracle":
         assert torch.equal(points(figure.means["target.position"]), points(figure.truth["target.position"]))
+
+
+@pytest.mark.parametrize("unit", [2.0**-20, 2.0**20])
+def test_a_picture_does_not_depend_on_the_unit_of_the_state(unit):
+    """What is drawn of the same world in another unit lies in the same places of the picture."""
+    env, _, policy = setup("compass")
+    plain = run_episode(env, policy, seed=3)
+    values = ("state", "truth", "hypotheses", "mean", "scale")
+    other = replace(plain, **{name: getattr(plain, name) * unit for name in values})
+    one, two = EpisodeFigure(plain), EpisodeFigure(other)
+    assert one._errors() == pytest.approx(two._errors()) and one.facts.keys() == two.facts.keys() != set()
+    for axes, others in ((one.map, two.map), *((one.facts[name].axes, two.facts[name].axes) for name in one.facts)):
+        assert others.get_xlim() == pytest.approx([unit * limit for limit in axes.get_xlim()], rel=1e-4)
+    still = replace(other, **{name: getattr(other, name) * 0 + unit for name in values[:4]})
+    for figure in (EpisodeFigure(still), EpisodeFigure(replace(still, scale=0 * other.scale))):  # all is one point
+        assert set(figure._errors().values()) == {0.0}
+        for axes in (figure.map, *(panel.axes for panel in figure.facts.values())):
+            left, right = axes.get_xlim()
+            assert left < unit < right and right - left < 0.1 * unit
+
+
+@pytest.mark.parametrize("unit", [2.0**-20, 1.0, 2.0**20])
+def test_samples_are_told_from_one_answer_in_any_unit(unit):
+    env, model, _ = setup()
+    rollout = run_episodes(env, make_actor(env, reads=None), "deterministic", 3, STEPS)[0]
+    for one, expected in ((model, 5), (make_state_model("regressor", env, width=16), 1)):
+        one.state_spread.fill_(unit)
+        one.state_mean.fill_(100 * unit)
+        drawn, mean = draw_hypotheses(one, rollout, 5, agent=0, seed=3)
+        assert drawn.shape == (STEPS, expected, model.state_dim) and mean.shape == (STEPS, model.state_dim)
 
 
 def test_a_vae_has_a_cloud_and_the_mean_of_it():

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from globediff_torchrl.evaluation.fact_panel import COLOURS, KNOWN, PALE, FactPanel, bulk, cross, dots, quiet
+from globediff_torchrl.evaluation.fact_panel import COLOURS, KNOWN, PALE, FactPanel, breadth, bulk, cross, dots, quiet
 from globediff_torchrl.evaluation.figures import INK
 from globediff_torchrl.layout import Feature
+from globediff_torchrl.state_models.numerics import CONSTANT
 
 if TYPE_CHECKING:
     from globediff_torchrl.evaluation.video import Episode
@@ -22,6 +23,7 @@ FACTS = 3  # panels at most
 NAMED = 8  # entities that the legend names at most
 TRAIL = 12  # steps of an agent's path that stay visible
 DPI = 110
+TINY = torch.finfo(torch.float32).tiny
 WIDTH, FACT_WIDTH, HEAD, FOOT, SIDE = 5.2, 2.3, 1.1, 0.75, 0.45  # inches
 
 
@@ -63,7 +65,9 @@ class EpisodeFigure:
         squares = (episode.hypotheses - episode.truth.unsqueeze(1)).square().mean(1)  # [T, d_t]
         errors = {}
         for name, where in self._inferred.items():
-            scale = episode.scale[where].square().sum().sqrt().clamp(min=1e-6)
+            scale = episode.scale[where].square().sum().sqrt()
+            # where nothing varied: of what varies now more than rounding does, all is error
+            scale = scale.maximum(CONSTANT * episode.truth[:, where].abs().max()).clamp(min=TINY)
             errors[name] = float((squares[:, where].sum(-1).sqrt() / scale).max())
         return errors
 
@@ -95,7 +99,7 @@ class EpisodeFigure:
             points += bulk(self.episode, self._inferred[name]) if name in self._inferred else []
         low, high = torch.cat(points).amin(0), torch.cat(points).amax(0)
         centre, half = (low + high) / 2, (high - low) / 2
-        widest = half.max().clamp(min=1e-3)
+        widest = breadth(low, high) / 2
         half = torch.maximum(half, 0.85 * widest) + 0.1 * widest
         return centre - half, centre + half
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from globediff_torchrl.evaluation.figures import INK
 from globediff_torchrl.layout import Feature
+from globediff_torchrl.state_models.numerics import CONSTANT
 
 if TYPE_CHECKING:
     from globediff_torchrl.evaluation.video import Episode
@@ -35,8 +36,8 @@ class FactPanel:
         self._plane = feature.size == 2
         quiet(axes, bins=3)
         points = torch.cat([episode.truth[:, self._where], *bulk(episode, self._where)])
+        pad = 0.2 * float(breadth(points.min(), points.max()))
         low, high = float(points.min()), float(points.max())
-        pad = 0.2 * max(high - low, 1e-3)
         axes.set(xlim=(low - pad, high + pad))
         if self._plane:
             axes.set(ylim=(low - pad, high + pad), aspect="equal", anchor="NW")
@@ -84,6 +85,12 @@ class FactPanel:
         hypotheses, truth = self.episode.hypotheses[t][:, self._where], self.episode.truth[t, self._where]
         right = int(((hypotheses - truth).abs() < 0.5).all(-1).sum())
         return f": {right} of {len(hypotheses)} right"
+
+
+def breadth(low: Tensor, high: Tensor) -> Tensor:
+    """Greatest distance of the two, in whichever unit; where they are one, a thousandth of their size, or of 1."""
+    size, apart = torch.maximum(low.abs(), high.abs()).max(), (high - low).max()
+    return apart if apart > CONSTANT * size else 1e-3 * torch.where(size > 0, size, 1.0)
 
 
 def bulk(episode: Episode, where: slice) -> list[Tensor]:

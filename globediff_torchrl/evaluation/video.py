@@ -22,6 +22,7 @@ from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.task import Task, task_of
 
 SUFFIXES = (".gif", ".png")
+ALIKE = 1e-5  # of a number's spread: samples no further apart are one answer
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,9 @@ def draw_hypotheses(
             own_mean = answer.get(model.mean_key) if getattr(model, "mean_key", None) in model.out_keys else None
             means.append(samples[-1].mean(0) if own_mean is None else own_mean[0, agent])
     drawn = torch.stack(samples)
-    if torch.allclose(drawn, drawn[:, :1].expand_as(drawn), atol=1e-5):
+    # rows of one batch may differ by rounding; in which unit the state is says nothing of how far samples are apart
+    alike = ALIKE * model.state_spread + 4 * torch.finfo(drawn.dtype).eps * drawn.abs()
+    if ((drawn - drawn[:, :1]).abs() <= alike).all():
         drawn = drawn[:, :1]
     return drawn, torch.stack(means)
 

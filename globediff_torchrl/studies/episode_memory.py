@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from globediff_torchrl.policies.recurrent import Memory
 from globediff_torchrl.state_models.fit import learning_rate
+from globediff_torchrl.state_models.numerics import statistics
 from globediff_torchrl.studies.recorded import Recorded
 
 LEARNING_RATE, WEIGHT_DECAY, GRAD_CLIP = 2e-3, 1e-4, 1.0
@@ -65,7 +66,7 @@ def fit_memory(
     """
     torch.manual_seed(seed)
     known = data.target(target, data.until(episodes))
-    mean, scale = known.mean(0), known.std(0).clamp(min=1e-6)
+    mean, scale, _ = statistics(known)
     model = EpisodeMemory(data.frames.shape[-1] + data.n, known.shape[-1])
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     for step in tqdm(range(steps), desc="memory", leave=False, mininterval=2):
