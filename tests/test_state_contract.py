@@ -61,6 +61,31 @@ def test_fit_tells_any_model_where_it_stands():
     assert [told for told in model.told if told] == [("residual", 24), ("final", 10)]  # on all pairs, and held-out ones
 
 
+@pytest.mark.parametrize("config", [{}, {"aux_dim": X}, {"aux_dim": X, "state_dim": S, "widht": 8}])
+def test_a_config_that_does_not_make_the_model_again_is_not_saved(tmp_path, config):
+    model = Recorder(X, S)
+    model.config = config
+    with pytest.raises(
+        UserError, match=r"least aux_dim, state_dim and none but aux_dim, .*got \{.*\}: set it in __init__"
+    ):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    model.config = {"aux_dim": X, "state_dim": S, "infer_per": "team"}
+    model.save_pretrained(tmp_path / "model")
+    assert Recorder.from_pretrained(tmp_path / "model").infer_per == "team"
+
+
+@pytest.mark.parametrize(
+    ("terms", "says"),
+    [({"mse": ()}, r"mse \[\] of BiasLoss: name one so"), ({"loss_a": (4,)}, r"loss_a \[4\] .*take its mean")],
+)
+def test_terms_that_cannot_be_minimised_are_named(monkeypatch, terms, says):
+    made = {name: torch.ones(shape, requires_grad=True) for name, shape in terms.items()}
+    monkeypatch.setattr(BiasLoss, "terms", lambda *_: made)
+    with pytest.raises(UserError, match=f"scalars, of which those named loss_... are minimised, got {says}"):
+        fit(Recorder(X, S), data(), steps=2, batch_size=4, progress=False)
+
+
 @pytest.mark.parametrize("name", ["regressor", "vae"])
 def test_a_model_that_has_nothing_to_measure_is_fitted_all_the_same(name):
     model = make_state_model(name, (X, S), width=16)

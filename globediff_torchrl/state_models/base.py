@@ -88,8 +88,7 @@ class StateModel(TensorDictModuleBase):
         x, s = x.reshape(-1, x.shape[-1]), s.reshape(-1, s.shape[-1])
         self.check_dim(self.aux_key, x, self.aux_dim)
         self.check_dim(self.state_key, s, self.state_dim)
-        for key, value in ((self.aux_key, x), (self.state_key, s)):
-            check_finite(key, value)
+        self.check_pairs(x, s)
         mean, scale, _ = statistics(x)
         self.aux_mean.copy_(mean)
         self.aux_scale.copy_(scale)
@@ -97,6 +96,11 @@ class StateModel(TensorDictModuleBase):
         self.state_mean.copy_(mean)
         self.state_scale.copy_(scale)
         self.state_spread.copy_(scale.masked_fill(constant, 0.0))
+
+    def check_pairs(self, x: Tensor, s: Tensor) -> None:
+        """Raise a UserError for pairs with NaN or infinite values: what is measured of them would be NaN, and stay."""
+        for key, value in ((self.aux_key, x), (self.state_key, s)):
+            check_finite(key, value)
 
     def normalise_aux(self, x: Tensor) -> Tensor:
         """x in units of its spread, ``[..., d_x]``."""
@@ -217,7 +221,17 @@ class StateModel(TensorDictModuleBase):
         """Write ``model.safetensors`` and ``config.json`` into ``directory`` (made if missing).
 
         A save that fails leaves what was there; of one that is killed between the two, the files refuse to load.
+
+        Raises:
+            UserError: ``self.config`` does not hold the constructor's arguments, from which the model is made again.
         """
+        known, needed = self._arguments()
+        if not set(needed) <= self.config.keys() <= set(known):
+            raise UserError(
+                f"save_pretrained expects self.config of {type(self).__name__} to hold the constructor's arguments, at "
+                f"least {', '.join(needed)} and none but {', '.join(known)}, got {self.config}: set it in __init__, "
+                'self.config = {"aux_dim": aux_dim, "state_dim": state_dim, ..., **common}.'
+            )
         write_model(Path(directory), self, self.config)
 
     @classmethod
@@ -256,16 +270,24 @@ class StateModel(TensorDictModuleBase):
         Raises:
             UserError: one that the constructor, and those it passes ``**common`` on to, do not know.
         """
-        known: list[str] = []
-        for owner in (owner for owner in cls.__mro__ if "__init__" in vars(owner)):
-            parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]
-            known += [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                break
+        known, _ = cls._arguments()
         for name in config:
             if name not in known:
                 raise unknown(f"argument of {cls.__name__}", name, known)
         return cls(**config)
+
+    @classmethod
+    def _arguments(cls) -> tuple[list[str], list[str]]:
+        """Names of the constructor's arguments, and of those it passes ``**common`` on to; which of them it needs."""
+        known: dict[str, bool] = {}  # name -> whether it is needed
+        for owner in (owner for owner in cls.__mro__ if "__init__" in vars(owner)):
+            parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]
+            for p in parameters:
+                if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                    known.setdefault(p.name, p.default is p.empty)
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+        return list(known), [name for name, needed in known.items() if needed]
 
 
 def dims_of(env: Any) -> dict[str, Any]:

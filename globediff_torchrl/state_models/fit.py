@@ -89,15 +89,20 @@ def fit(
     given = {"steps": steps, "batch_size": batch_size, "lr": lr}
     defaults = model.fit_defaults()
     steps, batch_size, lr = (defaults[name] if value is None else value for name, value in given.items())
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
+    for name, value in (("steps", steps), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
         check_count(f"{name} of fit", value, "leave it away for the default")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise UserError(f"fit expects a whole number as seed, got {seed!r}: leave it away for 0.")
     if fitter is not None:
         _check_fitter(fitter, model, weight_decay=weight_decay, ema=ema)
     with torch.random.fork_rng(enabled=True):
         torch.manual_seed(seed)
         fitter = fitter or Fitter(model, lr, weight_decay, ema=EMA if ema is None else ema)
         run = _Run(model, data, steps, batch_size, lr, seed, fitter)
-        run.validation = None if validation is None else pairs_of(model, validation)
+        if validation is not None:
+            run.validation = pairs_of(model, validation)
+            with torch.random.fork_rng():  # pairs of one's own may draw: the fit goes on as if nobody had looked
+                model.check_pairs(*run.validation.spread(RESIDUAL_ROWS))  # now, and not when all steps are done
         end = steps if stop_at is None else min(stop_at, steps)
         with fitter.keeping_lr():  # before a checkpoint brings the schedule's
             run.resume_or_start(checkpoint)

@@ -41,7 +41,7 @@ class Fitter:
         grad_clip: bound on the gradient's norm.
 
     Raises:
-        UserError: a model without a loss (the oracle), an lr that is not positive, or inside torch.inference_mode().
+        UserError: a model without a loss (the oracle), a number out of range, or inside torch.inference_mode().
 
     Example:
         >>> fitter = Fitter(model, lr=1e-3)
@@ -65,8 +65,11 @@ class Fitter:
         defaults = model.fit_defaults()
         lr = defaults["lr"] if lr is None else lr
         weight_decay = defaults["weight_decay"] if weight_decay is None else weight_decay
-        if not lr > 0:
-            raise UserError(f"lr expects a positive number, got {lr}: 1e-4 to 3e-3 are usual.")
+        for name, value, usual in (("lr", lr, "1e-4 to 3e-3 are usual"), ("grad_clip", grad_clip, "1 is the default")):
+            if isinstance(value, (bool, str)) or not value > 0:
+                raise UserError(f"{name} expects a positive number, got {value!r}: {usual}.")
+        if isinstance(ema, (bool, str)) or not 0 <= ema <= 1:
+            raise UserError(f"ema expects a number from 0 to 1, got {ema!r}: {EMA} is the default.")
         if torch.is_inference_mode_enabled():  # unlike no_grad, it cannot be undone for the tensors made in it
             raise UserError("A state model cannot be trained inside torch.inference_mode(): fit it outside.")
         self.model, self.raw = model, copy.deepcopy(model)
@@ -130,7 +133,8 @@ class Fitter:
             UserWarning: once, after 100 full steps of a centred model whose residual scale was never measured.
 
         Raises:
-            UserError: a loss that is not finite; it says whether x or s is to blame.
+            UserError: a loss that is not finite; it says whether x or s is to blame. Terms that are no scalars, or none
+                of which is named ``loss_...``.
         """
         if lr is not None:
             for group in self.optimizer.param_groups:
@@ -138,6 +142,8 @@ class Fitter:
         self.loss.center_only = center_only
         terms = self.loss(batch)
         total = sum(value for name, value in terms.items() if name.startswith("loss_"))
+        if not isinstance(total, Tensor) or total.ndim:
+            self._refuse(terms)
         if not torch.isfinite(total):
             self._explain(batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -176,6 +182,13 @@ class Fitter:
                 "fitter.update_residual_scale(x, s), and fitter.update_final_scale(x, s) at the end; or use fit.",
                 stacklevel=3,
             )
+
+    def _refuse(self, terms: TensorDictBase) -> None:
+        found = ", ".join(f"{name} {list(value.shape)}" for name, value in terms.items())
+        raise UserError(
+            f"A state model's loss is expected to give scalars, of which those named loss_... are minimised, got "
+            f"{found} of {type(self.loss).__name__}: name one so, and take its mean."
+        )
 
     def _explain(self, batch: TensorDictBase) -> None:
         keys = self.loss.tensor_keys  # a loss of any other kind than ours need not have keys of these names

@@ -254,6 +254,7 @@ class GlobeDiff(StateModel):
     def update_residual_scale(self, x: Tensor, s: Tensor) -> None:
         """Measure how far s lies from the regression, root mean square a dim, floored (centred only); x, s raw."""
         if self.centred:
+            self.check_pairs(x, s)
             variance = residual_variance(self, x, s)
             self.residual_scale.copy_(variance.sqrt().clamp(min=RESIDUAL_FLOOR))
             self.open_share.copy_(variance.clamp(max=1))
@@ -264,6 +265,7 @@ class GlobeDiff(StateModel):
 
     def update_final_scale(self, x: Tensor, s: Tensor) -> None:
         """Measure what the trained networks leave open: ``open_share``, ``final_scale`` with ``final_noise``; raw."""
+        self.check_pairs(x, s)
         if self.centred:
             self.open_share.copy_(residual_variance(self, x, s).clamp(max=1))
         if self.final_noise:
