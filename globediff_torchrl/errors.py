@@ -66,7 +66,7 @@ def check_count(name: str, value: Any, instead: str) -> None:
 def check_sizes(name: str, value: Any) -> None:
     """Refuses what is no sequence of whole numbers above 0."""
     sizes = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [None]
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
         raise UserError(f"{name} must be a list of whole numbers above 0, got {value!r}: pass e.g. (64, 64).")
 
 

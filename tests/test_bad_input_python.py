@@ -158,6 +158,27 @@ CALLS = [
         ("expects 'state'", "which hold [('agents', 'aux_observation')]", "set the model's keys"),
     ),
     Misuse("fit on a dict", lambda here: fitted(here, {"state": 1}), ("fit expects", "['state']", "set the model's")),
+    Misuse(
+        "held-out NaN",
+        lambda here: fitted(here, data(), validation=data(s=torch.full((20, 6), torch.nan))),
+        ("'state' holds 240 of 240 values", "expected finite", "look for a division"),
+    ),
+    Misuse(
+        "NaN to measure",
+        lambda _: model().update_final_scale(torch.randn(4, 8), torch.full((4, 6), torch.nan)),
+        ("'state' holds 24 of 24 values", "expected finite", "look for a division"),
+    ),
+    Misuse(
+        "lr in a string", lambda here: fitted(here, data(), lr="1e-3"), ("a positive number", "'1e-3'", "are usual")
+    ),
+    Misuse("average from before", lambda here: fitted(here, data(), ema=-1), ("from 0 to 1", "got -1", "the default")),
+    Misuse("gradients clipped to 0", lambda _: Fitter(model(), grad_clip=0), ("grad_clip expects a", "got 0", "1 is")),
+    Misuse("no seed", lambda here: fitted(here, data(), seed=None), ("whole number as seed", "got None", "leave it")),
+    Misuse(
+        "a save at no step",
+        lambda here: fitted(here, data(), checkpoint=here / "a", checkpoint_every=0),
+        ("checkpoint_every of fit", "got 0", "leave it away"),
+    ),
     Misuse("no steps", lambda here: fitted(here, data(), steps=0), ("steps of fit", "got 0", "leave it away")),
     Misuse("negative batch", lambda here: fitted(here, data(), batch_size=-4), ("batch_size of fit", "got -4", "away")),
     Misuse("negative lr", lambda here: fitted(here, data(), lr=-1.0), ("a positive number", "got -1.0", "are usual")),
@@ -229,6 +250,26 @@ CALLS = [
     Misuse("hide numbers", lambda _: make_env("vmas/hunt", hide=[3]), ("a list of feature", "got [3]", "target.range")),
     Misuse("a word as seed", lambda _: make_env("vmas/hunt", seed="a"), ("whole number from 0", "got 'a'", "seed=0")),
     Misuse("one size", lambda _: make_actor(hunt(), hidden_sizes=64), ("a list of whole", "got 64", "(64, 64)")),
+    Misuse("a size of True", lambda _: make_actor(hunt(), hidden_sizes=(True, 2)), ("a list", "(True, 2)", "(64, 64)")),
+    Misuse("half a frame", lambda _: make_env("vmas/hunt", history=1.5), ("a whole number of", "got 1.5", "3 is the")),
+    Misuse("a frame of True", lambda _: make_env("vmas/hunt", history=True), ("whole number", "got True", "3 is the")),
+    Misuse("no noise", lambda _: make_actor(hunt(), scale_init=0), ("from 0.0067 to 7.4", "got 0", "1.5 is the")),
+    Misuse("noise below 0", lambda _: make_actor(hunt(), scale_init=-1.0), ("from 0.0067", "got -1.0", "1.5 is the")),
+    Misuse(
+        "nothing to read",
+        lambda _: make_actor(hunt(), inputs=(), reads=None),
+        ("expects something to read", "got inputs=() and reads=None", "agent_id"),
+    ),
+    Misuse(
+        "a critic without a state",
+        lambda _: make_critic(hunt())(hunt().reset().exclude("state")),
+        ("expected a step of the environment", "reads state, which the tensordict does not hold", "made for"),
+    ),
+    Misuse(
+        "a memory without a time",
+        lambda _: make_actor(hunt(), reads=None, recurrent="gru")(hunt().reset().exclude("time")),
+        ("expected a step of the environment", "reads time, which the tensordict does not hold", "made for"),
+    ),
     Misuse("a size of 0", lambda _: make_critic(hunt(), hidden_sizes=(64, 0)), ("above 0", "got (64, 0)", "(64, 64)")),
     Misuse(
         "spread of nothing",

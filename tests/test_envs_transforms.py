@@ -124,7 +124,7 @@ def test_differences_lose_nothing():
 
 def test_history_0_is_the_observation_and_a_negative_one_is_refused():
     assert FrameMemory(0, True).push(torch.ones(1, 2, 3)).shape == (1, 2, 3)
-    with pytest.raises(UserError, match="cannot be negative"):
+    with pytest.raises(UserError, match="history must be a whole number of earlier frames, 0 or more, got"):
         FrameMemory(-1, True)
 
 

@@ -24,8 +24,10 @@ class FrameMemory(nn.Module):
 
     def __init__(self, history: int, differences: bool):
         super().__init__()
-        if history < 0:
-            raise UserError(f"history counts earlier frames and cannot be negative, got {history}: 0 for none.")
+        if isinstance(history, bool) or not isinstance(history, int) or history < 0:
+            raise UserError(
+                f"history must be a whole number of earlier frames, 0 or more, got {history!r}: 3 is the default."
+            )
         self.history, self.differences = history, differences
         self.register_buffer("frames", None, persistent=False)
 

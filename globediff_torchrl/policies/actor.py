@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -26,6 +27,7 @@ from globediff_torchrl.task import ONE_COPY, Task, task_of
 LOGITS = (keys.AGENTS, "logits")
 LOC = (keys.AGENTS, "loc")
 SCALE = (keys.AGENTS, "scale")
+LOG_SCALE = (-5.0, 2.0)  # of the standard deviation of a continuous action
 
 
 class _CategoricalHead(Network):
@@ -51,7 +53,7 @@ class _GaussianHead(Network):
 
     def decode(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         loc = self.head(encoded)
-        return loc, self.log_scale.clamp(-5, 2).exp().expand_as(loc)
+        return loc, self.log_scale.clamp(*LOG_SCALE).exp().expand_as(loc)
 
 
 def make_actor(
@@ -102,7 +104,8 @@ def make_actor(
             uniform over the bounds: agents that move little in a step explore far too little with less.
 
     Raises:
-        UserError: an environment without a task, or whose keys or actions do not fit; an unknown name.
+        UserError: an environment without a task, or whose keys or actions do not fit; an unknown name; a number out of
+            range; nothing to read.
 
     Example:
         >>> env = make_env("vmas/hunt", num_envs=4)
@@ -119,6 +122,11 @@ def make_actor(
         modules.append(ego)
         in_keys.append(keys.VIEW)
         size += ego.size
+    if not in_keys:
+        raise UserError(
+            f"make_actor expects something to read, got inputs={inputs!r} and reads={reads!r}: pass e.g. "
+            f"inputs=[{keys.AGENT_ID}]."
+        )
     trunk = make_trunk(size, hidden_sizes, activation=activation, layer_norm=layer_norm, input_norm=input_norm)
     features = hidden_sizes[-1] if len(hidden_sizes) else size
     if ego is not None and hidden_sizes:
@@ -131,6 +139,7 @@ def make_actor(
         out_keys, distribution = [LOGITS], _categorical(env)
     else:
         _check_bounded(spec)
+        _check_scale(scale_init)
         head = _GaussianHead(agents, trunk, features, spec.shape[-1], gain, scale_init)
         out_keys, distribution = [LOC, SCALE], _tanh_normal(spec)
     modules.append(make_head(head, features, recurrent, in_keys, out_keys, keys.ACTOR_HIDDEN))
@@ -209,6 +218,13 @@ def _check_bounded(spec: TensorSpec) -> None:
         f"make_actor expects actions that are bounded or categorical, got {type(spec).__name__} "
         f"{list(spec.shape)}{infinite}: {fix}."
     )
+
+
+def _check_scale(scale: float) -> None:
+    """Refuses a first deviation beyond the bounds of the trained one: no gradient would reach it, and it would stay."""
+    low, high = (math.exp(bound) for bound in LOG_SCALE)
+    if isinstance(scale, (bool, str)) or not low <= scale <= high:
+        raise UserError(f"scale_init must be a number from {low:.2g} to {high:.2g}, got {scale!r}: 1.5 is the default.")
 
 
 def _team_bound(bound: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiL
 INPUT_NORMS = ("running", "layer", "none")
 CONSTANT = torch.finfo(torch.float32).eps  # a deviation below this share of the mean is rounding of the input
 TINY = 1e-24  # a variance below it counts as none where the mean is 0, and says nothing of the unit
+STEP = "a step of the environment that it was made for"
 
 
 class RunningNorm(nn.Module):
@@ -192,10 +193,13 @@ class Head(TensorDictModule):
 
     TensorDictModule hands each output to ``TensorDict.from_any``, which looks through the import path for pandas: a
     noticeable part of a small network's pass. Reads ``in_keys``, writes ``out_keys``, in place.
+
+    Raises:
+        UserError: a key is missing.
     """
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        outputs = self.module(*(tensordict.get(key) for key in self.in_keys))
+        outputs = self.module(*read(tensordict, self.in_keys, "the network reads", STEP))
         for key, output in zip(self.out_keys, outputs if isinstance(outputs, tuple) else (outputs,)):
             tensordict.set(key, output)
         return tensordict

@@ -14,7 +14,7 @@ from torchrl.modules.tensordict_module.rnn import recurrent_mode
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, unknown
-from globediff_torchrl.policies.networks import Head, Network
+from globediff_torchrl.policies.networks import STEP, Head, Network, read
 from globediff_torchrl.task import task_of
 
 RECURRENT = ("none", "gru")
@@ -105,7 +105,7 @@ class RecurrentHead(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         network = self.body.module
-        value = network.encode(*(tensordict.get(key) for key in self.body.in_keys))
+        value = network.encode(*read(tensordict, self.body.in_keys, "the network reads", STEP))
         hidden = tensordict.get(self.hidden_key, None)
         if hidden is None:
             raise UserError(
