@@ -26,7 +26,7 @@ from globediff_torchrl.training.validation import CHECKS, WHOLE, validate
 ALGORITHMS = configuration.choices("algorithm")
 BAD = {
     "total_frames": (0, -5),
-    "threads": (0, 1.5),
+    "threads": (0, 1.5, 9_999_999),
     "env.num_envs": (0, -1, 2.5),
     "training.epochs": (0, 1.5),
     "training.minibatches": (0, 1.5),

@@ -31,6 +31,8 @@ def _whole(value: Any) -> bool:
 
 POSITIVE: Check = ("a number above 0", lambda v: _number(v) and v > 0)
 COUNT: Check = ("a whole number above 0", lambda v: _whole(v) and v > 0)
+# torch makes as many as it is told, and a slip of the finger takes all the processes of the machine
+THREADS: Check = ("a whole number from 1 to 1024", lambda v: _whole(v) and 1 <= v <= 1024)
 COUNT_OR_NONE: Check = ("a whole number, 0 or more", lambda v: _whole(v) and v >= 0)
 NOT_NEGATIVE: Check = ("a number, 0 or more", lambda v: _number(v) and v >= 0)
 SHARE: Check = ("a number between 0 and 1", lambda v: _number(v) and 0 <= v <= 1)
@@ -67,7 +69,6 @@ CHECKS: dict[Check, tuple[str, ...]] = {
         "env.reset_timeout",
     ),
     COUNT: (
-        "threads",
         "env.num_envs",
         "training.epochs",
         "training.minibatches",
@@ -80,6 +81,7 @@ CHECKS: dict[Check, tuple[str, ...]] = {
         "state_model_update.buffer_size",
         "checkpoint.keep_last",
     ),
+    THREADS: ("threads",),
     COUNT_OR_NONE: ("env.history", "env.retries", "pretrain.steps", "state_model_update.steps"),
     NOT_NEGATIVE: (
         "training.entropy_coeff",
@@ -109,7 +111,7 @@ CHECKS: dict[Check, tuple[str, ...]] = {
     ARGUMENTS: ("env.kwargs",),
 }
 # 1e6 is a float in YAML, and torch takes none where it counts
-WHOLE = (COUNT, COUNT_OR_NONE, SEED, SIZES, LIMIT, CHUNK, BATCH, COUNT_OR_NULL)
+WHOLE = (COUNT, THREADS, COUNT_OR_NONE, SEED, SIZES, LIMIT, CHUNK, BATCH, COUNT_OR_NULL)
 CHOICES = {
     "training.update_input": UPDATE_INPUTS,
     "training.actor.recurrent": RECURRENT,
