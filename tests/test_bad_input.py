@@ -148,6 +148,10 @@ LINE = [
     line("device=gpu", "one that torch knows", "got 'gpu'", "pass device=cpu"),
     line("device=cuda:99", "one of those that this torch sees", "device=cuda:99", "pass device=cpu"),
     line("output=/dev/null/run", "expected a folder", "Not a directory", "pass another output"),
+    line("output=null", "output must be a folder", "got None", "pass e.g. output=runs/first"),
+    line("output=", "output must be a folder", "got ''", "pass e.g. output=runs/first"),
+    line("resume=true", "resume must be a folder", "got True", "pass e.g. resume=runs/first"),
+    line("training.lr=${nope}", "expected an entry", "training.lr=${nope} refers to what is not there", "as in ${"),
     line("resume=nowhere", "expected the output folder of a run", "resume=nowhere", "Leave resume away"),
     line(
         "pretrain.dataset={here}/data",

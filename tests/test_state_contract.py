@@ -69,6 +69,9 @@ def test_a_config_that_does_not_make_the_model_again_is_not_saved(tmp_path, conf
         UserError, match=r"least aux_dim, state_dim and none but aux_dim, .*got \{.*\}: set it in __init__"
     ):
         model.save_pretrained(tmp_path / "model")
+    model.config = {"aux_dim": X, "state_dim": torch.tensor(S)}
+    with pytest.raises(UserError, match=r"of Recorder to hold plain values.*got \{.*tensor.*by \.tolist"):
+        model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
     model.config = {"aux_dim": X, "state_dim": S, "infer_per": "team"}
     model.save_pretrained(tmp_path / "model")

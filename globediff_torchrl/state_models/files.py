@@ -20,11 +20,21 @@ PAIR = "pair"  # in both files: a hash of the config that they were written with
 
 
 def write_model(directory: Path, model: nn.Module, config: dict[str, Any]) -> None:
-    """Write weights and config into ``directory`` (made if missing); until both are whole, what was there stays."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write weights and config into ``directory`` (made if missing); until both are whole, what was there stays.
+
+    Raises:
+        UserError: the config holds what JSON does not.
+    """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     content = {"format": FORMAT, "version": VERSION, "class": type(model).__name__, "config": config}
-    content[PAIR] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    try:
+        content[PAIR] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    except TypeError as error:
+        raise UserError(
+            f"save_pretrained expects self.config of {type(model).__name__} to hold plain values (numbers, strings, "
+            f"lists), got {config} ({error}): convert them, a tensor by .tolist()."
+        ) from error
+    directory.mkdir(parents=True, exist_ok=True)
     # left in the opposite order: a stop between the two leaves new weights, whose hash tells that the config is older
     with replacing(directory / CONFIG) as new_config, replacing(directory / WEIGHTS) as new_weights:
         new_config.write_text(json.dumps(content, indent=2) + "\n")

@@ -149,20 +149,32 @@ def save(config: DictConfig, path: Path) -> None:
         part.write_text(literal(OmegaConf.to_yaml(config, resolve=True)))
 
 
+def folder_of(config: DictConfig, name: str) -> Path:
+    """The folder that an entry of the configuration names.
+
+    Raises:
+        UserError: it names none, or refers to an entry that is not there.
+    """
+    try:
+        value = config[name]
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"{name}={config._get_node(name)._value()} refers to what is not there "
+            f"({' '.join(str(error).split())}); expected entries of the configuration, as in "
+            "output=runs/lr${training.lr}."
+        ) from error
+    if value is None or isinstance(value, bool) or OmegaConf.is_config(value) or not str(value).strip():
+        raise UserError(f"{name} must be a folder, got {value!r}: pass e.g. {name}=runs/first.")
+    return Path(str(value))
+
+
 def output_of(config: DictConfig) -> Path:
     """The folder that a run of this configuration writes into.
 
     Raises:
-        UserError: ``output`` refers to an entry that is not there.
+        UserError: see :func:`folder_of`.
     """
-    try:
-        return Path(config.resume or config.output)
-    except OmegaConfBaseException as error:
-        raise UserError(
-            f"output={config._get_node('output')._value()} refers to what is not there "
-            f"({' '.join(str(error).split())}); expected entries of the configuration, as in "
-            "output=runs/lr${training.lr}."
-        ) from error
+    return folder_of(config, "output" if config.resume is None else "resume")
 
 
 def as_dict(node: Any) -> dict[str, Any]:

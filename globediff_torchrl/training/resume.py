@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.training.config import choices, config_dir, literal, main_config
+from globediff_torchrl.training.config import choices, config_dir, folder_of, literal, main_config
 from globediff_torchrl.training.entries import base_entries
 from globediff_torchrl.training.run_files import CHECKPOINTS, CONFIG
 
@@ -64,13 +64,14 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         UserError: there is no run in the folder, or an override asks for another one than it holds; of ``pretrain``
             only once there is a checkpoint, that is, once the pretraining is over.
     """
-    if not (Path(config.resume) / CONFIG).exists():
+    folder = folder_of(config, "resume")
+    if not (folder / CONFIG).exists():
         raise UserError(
             f"resume={config.resume} has no run in it (no {CONFIG}); expected the output folder of a run. Leave resume "
             f"away to start one there: output={config.resume}."
         )
-    saved = load_run(config.resume)
-    done = next((Path(config.resume) / CHECKPOINTS).glob("checkpoint-*"), None)
+    saved = load_run(folder)
+    done = next((folder / CHECKPOINTS).glob("checkpoint-*"), None)
     fixed = FIXED if done is None else (*FIXED, PRETRAINING)
     for override in overrides:
         name = override.lstrip("+").partition("=")[0]
@@ -107,7 +108,7 @@ def _check_experiment(config: DictConfig, saved: DictConfig) -> None:
 
 def _check_own_folder(config: DictConfig, saved: DictConfig) -> None:
     """Refuses another ``output`` beside ``resume``: the run goes on where its checkpoints are."""
-    if Path(config.output).resolve() != Path(config.resume).resolve():
+    if folder_of(config, "output").resolve() != folder_of(config, "resume").resolve():
         raise UserError(
             f"resume={config.resume} goes on in the run's own folder, where no other output is expected, got "
             f"output={config.output}. Leave output away, or copy the folder there and resume the copy."

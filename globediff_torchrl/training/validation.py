@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from globediff_torchrl.envs.families import check_name
 from globediff_torchrl.envs.smac import BEHAVIOURS, TIME_LIMITS
@@ -132,6 +133,7 @@ def validate(config: DictConfig) -> None:
     """
     if config.resume is None:  # a resumed run may hold entries of an older version
         configuration.check_entries(config)
+    _check_references(config)
     for (expected, fits), names in CHECKS.items():
         for name in names:
             if _of_another_family(name, config):
@@ -154,6 +156,22 @@ def validate(config: DictConfig) -> None:
         _check_aux(config)
     _check_buffer(config)
     check_device(config.device)
+
+
+def _check_references(section: DictConfig, path: str = "") -> None:
+    """Refuses an entry that refers to one that is not there; of ``output``, hydra may know more (``${hydra:...}``)."""
+    for name in section:
+        if f"{path}{name}" == "output":
+            continue
+        try:
+            value = section[name]
+        except InterpolationResolutionError as error:
+            raise UserError(
+                f"{path}{name}={section._get_node(name)._value()} refers to what is not there "
+                f"({str(error).splitlines()[0]}); expected an entry of the configuration, as in ${{training.lr}}."
+            ) from error
+        if isinstance(value, DictConfig):
+            _check_references(value, f"{path}{name}.")
 
 
 def _write_whole(config: DictConfig, name: str, value: Any) -> None:
