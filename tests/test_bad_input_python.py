@@ -308,7 +308,7 @@ CALLS = [
     ),
     Misuse("no family", lambda _: make_trainer(env="hunt"), ("<family>/<scenario>", "got 'hunt'", "e.g. 'vmas/hunt'")),
     Misuse("unknown family", lambda _: make_trainer(env="sc2/3m"), ("Known: ", "'sc2'", "vmas")),
-    Misuse("0 envs", lambda _: make_env("vmas/hunt", num_envs=0), ("a whole number above 0", "got 0", "32 is")),
+    Misuse("0 envs", lambda _: make_env("vmas/hunt", num_envs=0), ("a whole number above 0", "got 0", "leave it away")),
     Misuse(
         "no steps",
         lambda _: make_env("vmas/hunt", max_steps=-5),
