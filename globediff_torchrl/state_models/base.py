@@ -1,6 +1,5 @@
 """What all state models share: the keys, the standardisation, the reading of x, and saving to disk."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,13 @@ from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, check_count, unknown
-from globediff_torchrl.state_models.files import read_config, read_weights, with_overrides, write_model
+from globediff_torchrl.state_models.files import (
+    constructor_arguments,
+    read_config,
+    read_weights,
+    with_overrides,
+    write_model,
+)
 from globediff_torchrl.state_models.numerics import check_finite, statistics
 from globediff_torchrl.state_models.presets import FIT, OTHER_STEPS
 from globediff_torchrl.state_models.reading import as_key, names, read_pairs
@@ -225,13 +230,6 @@ class StateModel(TensorDictModuleBase):
         Raises:
             UserError: ``self.config`` does not hold the constructor's arguments, from which the model is made again.
         """
-        known, needed = self._arguments()
-        if not set(needed) <= self.config.keys() <= set(known):
-            raise UserError(
-                f"save_pretrained expects self.config of {type(self).__name__} to hold the constructor's arguments, at "
-                f"least {', '.join(needed)} and none but {', '.join(known)}, got {self.config}: set it in __init__, "
-                'self.config = {"aux_dim": aux_dim, "state_dim": state_dim, ..., **common}.'
-            )
         write_model(Path(directory), self, self.config)
 
     @classmethod
@@ -270,24 +268,11 @@ class StateModel(TensorDictModuleBase):
         Raises:
             UserError: one that the constructor, and those it passes ``**common`` on to, do not know.
         """
-        known, _ = cls._arguments()
+        known = constructor_arguments(cls)
         for name in config:
             if name not in known:
                 raise unknown(f"argument of {cls.__name__}", name, known)
         return cls(**config)
-
-    @classmethod
-    def _arguments(cls) -> tuple[list[str], list[str]]:
-        """Names of the constructor's arguments, and of those it passes ``**common`` on to; which of them it needs."""
-        known: dict[str, bool] = {}  # name -> whether it is needed
-        for owner in (owner for owner in cls.__mro__ if "__init__" in vars(owner)):
-            parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]
-            for p in parameters:
-                if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-                    known.setdefault(p.name, p.default is p.empty)
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                break
-        return list(known), [name for name, needed in known.items() if needed]
 
 
 def dims_of(env: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A state model as files: weights in ``model.safetensors``, the constructor's arguments in ``config.json``."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -19,12 +20,33 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 PAIR = "pair"  # in both files: a hash of the config that they were written with
 
 
+def constructor_arguments(kind: type) -> dict[str, bool]:
+    """The constructor's arguments, and those it passes ``**common`` on to: name -> whether it needs it."""
+    known: dict[str, bool] = {}
+    for owner in (owner for owner in kind.__mro__ if "__init__" in vars(owner)):
+        parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]
+        for p in parameters:
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                known.setdefault(p.name, p.default is p.empty)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return known
+
+
 def write_model(directory: Path, model: nn.Module, config: dict[str, Any]) -> None:
     """Write weights and config into ``directory`` (made if missing); until both are whole, what was there stays.
 
     Raises:
-        UserError: the config holds what JSON does not.
+        UserError: the config does not hold the constructor's arguments, or holds what JSON does not.
     """
+    known = constructor_arguments(type(model))
+    needed = [name for name, is_needed in known.items() if is_needed]
+    if not set(needed) <= config.keys() <= known.keys():
+        raise UserError(
+            f"save_pretrained expects self.config of {type(model).__name__} to hold the constructor's arguments, at "
+            f"least {', '.join(needed)} and none but {', '.join(known)}, got {config}: set it in __init__, "
+            'self.config = {"aux_dim": aux_dim, "state_dim": state_dim, ..., **common}.'
+        )
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     content = {"format": FORMAT, "version": VERSION, "class": type(model).__name__, "config": config}
     try:
