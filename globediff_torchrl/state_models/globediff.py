@@ -49,7 +49,8 @@ class GlobeDiff(StateModel):
     Args:
         aux_dim, state_dim: d_x and d_s.
         diffusion_steps: K.
-        preset: ``"tuned"`` (default), ``"fast"`` (K = 1) or ``"paper"``; see presets.py. Arguments override it.
+        preset: ``"tuned"`` (default; K = 5), ``"fast"`` (the same with K = 1, and a shorter fit) or ``"paper"``; see
+            presets.py. Arguments override it; what neither says follows from K.
         schedule: ``"log_snr"``, ``"vp"``, ``"cosine"`` or ``"linear"``; ``schedule_options`` as NoiseSchedule's.
         prediction: ``"x0"``, ``"eps"`` (the paper) or ``"v"``. sampler: as DiffusionSampler's ``kind``.
         clip: bound on the estimate of s^0 in the steps, in standardised units.
