@@ -1,6 +1,5 @@
 """Arguments of the state models: what cannot be meant is refused, in the constructor, from an env and from files."""
 
-
 import pytest
 import torch
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from globediff_torchrl.evaluation.fact_panel import COLOURS, KNOWN, PALE, FactPanel, breadth, bulk, cross, dots, quiet
 from globediff_torchrl.evaluation.figures import INK
+from globediff_torchrl.evaluation.inferred_episode import Episode
 from globediff_torchrl.layout import Feature
 from globediff_torchrl.state_models.numerics import CONSTANT
-
-if TYPE_CHECKING:
-    from globediff_torchrl.evaluation.video import Episode
 
 UNCERTAIN = 0.25  # error of the hypotheses, in spreads of the training data, from which a feature gets a colour
 FACTS = 3  # panels at most
@@ -28,7 +25,7 @@ WIDTH, FACT_WIDTH, HEAD, FOOT, SIDE = 5.2, 2.3, 1.1, 0.75, 0.45  # inches
 
 
 class EpisodeFigure:
-    """The figure of an :class:`~globediff_torchrl.evaluation.video.Episode`.
+    """The figure of an :class:`~globediff_torchrl.evaluation.inferred_episode.Episode`.
 
     Args:
         episode: what is drawn.

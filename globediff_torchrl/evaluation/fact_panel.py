@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from globediff_torchrl.evaluation.figures import INK
+from globediff_torchrl.evaluation.inferred_episode import Episode
 from globediff_torchrl.layout import Feature
 from globediff_torchrl.state_models.numerics import CONSTANT
-
-if TYPE_CHECKING:
-    from globediff_torchrl.evaluation.video import Episode
 
 # Okabe and Ito's colours, told apart by the colour-blind too
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
