@@ -44,6 +44,7 @@ def _variants() -> dict[str, tuple[type[StateModel], dict]]:
     rows["printed-K5"] = rows["paper-K5"]  # the same again, sampled with Eq. 11 as it is printed
     rows["paper-K5-entity"] = (GlobeDiff, {"preset": "paper", "tokens": "entity"})  # where a problem has units
     rows["paper-K5-entity-posterior"] = rows["paper-K5-entity"]
+    rows["paper-K5-summed"] = (GlobeDiff, {"preset": "paper", "beta_kl": 0.1})  # beside the sum over dims of Eq. 10
     rows["vae"] = (VAEStateModel, {})
     for steps in (1, 2, 3, 10):
         rows[f"tuned-K{steps}"] = (GlobeDiff, {"diffusion_steps": steps})
@@ -125,6 +126,8 @@ def run(problem_name: str, name: str, seed: int, args: argparse.Namespace) -> li
     problem = PROBLEMS[problem_name]()
     name = FIT_OF.get(name, name)
     kind, settings = _variants()[name]
+    if name == "paper-K5-summed":  # the loss has the mean over the dims of s
+        settings = {**settings, "beta_kl": settings["beta_kl"] / problem.state_dim}
     units = {"token_index": problem.tokens()} if "tokens" in settings else {}
     torch.manual_seed(seed)
     model = kind(problem.aux_dim, problem.state_dim, **settings, **units)

@@ -115,7 +115,7 @@ def test_a_printed_command_names_what_exists(page, line, monkeypatch, capsys):
         return  # the rest is in the folder of the run
     ours = [override.partition("=") for override in overrides if not override.startswith("hydra")]
     assert len(ours) == len(overrides) or "-m" in arguments
-    choices = [[f"{name}={choice}" for choice in value.split(",")] for name, _, value in ours]
+    choices = [[f"{name}={choice}" for choice in re.split(r",(?![^[]*\])", value)] for name, _, value in ours]
     for combination in itertools.product(*choices):
         config = configuration.compose(Path(script).stem, combination)  # raises for what does not exist
         validate(config)

@@ -124,3 +124,19 @@ def test_the_loss_of_the_vae_has_the_kl_of_its_posterior_and_decodes_a_sample_of
     torch.testing.assert_close(terms[0]["loss_kl"], 0.5 * terms[0]["kl"])
     first, again, other = (term["loss_reconstruction"] for term in terms)
     assert first == again != other
+
+
+def test_the_papers_vae_minimises_the_evidence_bound_of_a_decoder_with_unit_variance():
+    """The loss is a mean over d_s dims, so in it the KL weighs 2 / d_s; with 1 the posterior would collapse."""
+    d_s = 5
+    model = VAEStateModel(3, d_s, preset="paper", width=8)
+    x, s = torch.randn(40, 3), torch.randn(40, d_s)
+    torch.manual_seed(0)
+    terms = model.make_loss().terms(x, s, None)
+    torch.manual_seed(0)
+    q = model.posterior(x, s)
+    likelihood = Independent(Normal(model.decode(x, sample_gaussian(*q)), 1.0), 1).log_prob(s).mean()
+    divergence = gaussian_kl(q, (torch.zeros_like(q[0]), torch.zeros_like(q[1]))).mean()
+    bound = likelihood - divergence + d_s / 2 * math.log(2 * math.pi)
+    torch.testing.assert_close((terms["loss_reconstruction"] + terms["loss_kl"]) * d_s / 2, -bound)
+    assert VAEStateModel(3, d_s, preset="paper", width=8, beta_kl=0.3).beta_kl == 0.3

@@ -16,14 +16,15 @@ from globediff_torchrl import UserError, make_trainer
 from globediff_torchrl import keys as k
 from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.state_models import STATE_MODELS, GlobeDiff, OracleStateModel
-from globediff_torchrl.state_models.presets import FIT
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training import factory
 from globediff_torchrl.training.algorithms import INPUTS, env_from_config, make_team
+from globediff_torchrl.training.config import as_dict
 from globediff_torchrl.training.resume import resumed
 from globediff_torchrl.training.validation import CHECKS, WHOLE, validate
 
 ALGORITHMS = configuration.choices("algorithm")
+TABLE_4 = {"globediff_paper": 2e-4, "vae_paper": 1e-4, "regressor_paper": 3e-4}  # learning rates
 BAD = {
     "total_frames": (0, -5),
     "threads": (0, 1.5, 9_999_999),
@@ -183,15 +184,27 @@ def test_every_experiment_composes_in_its_own_family_alone(family):
 
 
 @pytest.mark.parametrize("family", ["vmas", "smax"])
-def test_the_paper_s_algorithm_alone_brings_the_fit_of_its_tables(family):
+def test_the_paper_s_algorithms_alone_bring_the_fit_of_its_tables(family):
     files = (OmegaConf.load(configuration.config_dir() / f"{name}.yaml") for name in ("base", family))
     own = OmegaConf.merge(*files)
     for name in ALGORITHMS:
         config = configuration.compose(family, [f"algorithm={name}"])
         for section in ("pretrain", "state_model_update"):
-            expected = FIT["paper"] if name == "globediff_paper" else own[section]
-            found = (config[section].lr, config[section].batch_size)
-            assert found == (expected["lr"], expected["batch_size"]), name
+            expected = (TABLE_4[name], 32) if name in TABLE_4 else (own[section].lr, own[section].batch_size)
+            assert (config[section].lr, config[section].batch_size) == expected, name
+
+
+def test_the_paper_s_baselines_leave_everything_else_as_it_is():
+    """Sec. 5.2: VAE and MLP stand in GlobeDiff's place, and all else is unchanged."""
+
+    def rest(algorithm):
+        config = as_dict(configuration.compose("smac", ["experiment=smac_MMM2", f"algorithm={algorithm}"]))
+        for section in ("pretrain", "state_model_update"):
+            del config[section]["lr"]
+        del config["output"], config["algorithm"]["name"], config["algorithm"]["state_model"]
+        return config
+
+    assert rest("vae_paper") == rest("regressor_paper") == rest("globediff_paper") != rest("vae")
 
 
 @pytest.mark.parametrize(

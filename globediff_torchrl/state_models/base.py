@@ -44,6 +44,7 @@ class StateModel(TensorDictModuleBase):
     """
 
     preset = "tuned"  # of a model that has none: whose `fit_defaults` it takes
+    table_lr: float | None = None  # the paper's learning rate for this model, with preset="paper"
     overridable: tuple[str, ...] | None = None  # arguments that `from_pretrained` may replace; None: any that fits
     execution_only: tuple[str, ...] = COMMON  # arguments that no fit depends on, given the pairs that it reads
 
@@ -219,7 +220,8 @@ class StateModel(TensorDictModuleBase):
 
     def fit_defaults(self) -> dict[str, Any]:
         """``steps``, ``batch_size``, ``lr`` and ``weight_decay`` of a fit where none are given."""
-        return {**FIT.get(self.preset, FIT["tuned"]), "steps": OTHER_STEPS}
+        defaults = {**FIT.get(self.preset, FIT["tuned"]), "steps": OTHER_STEPS}
+        return {**defaults, "lr": self.table_lr} if self.preset == "paper" and self.table_lr else defaults
 
     # ------------------------------------------------------------------------------------------------------ files
     def save_pretrained(self, directory: str | Path) -> None:

@@ -41,6 +41,7 @@ class MLPStateModel(StateModel):
     """
 
     overridable = execution_only = (*COMMON, "mean_key")
+    table_lr = 3e-4  # Table 4
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from globediff_torchrl.state_models.reading import as_key, unlocked
 from globediff_torchrl.state_models.repeatable import RepeatableNoise
 
 VAE_PRESETS = {
-    "paper": {"latent_dim": 256, "width": 1024, "layers": 3, "beta_kl": 1.0},  # Table 4, VAE
+    "paper": {"latent_dim": 256, "width": 1024, "layers": 3, "beta_kl": None},  # Table 4, but for the layers
     "tuned": {"latent_dim": 16, "width": 256, "layers": 2, "beta_kl": 0.01},
 }
 
@@ -33,7 +33,10 @@ class VAEStateModel(StateModel):
 
     Args:
         aux_dim, state_dim: d_x and d_s.
-        preset: ``"tuned"`` or ``"paper"`` (d_z = 256, 3 x 1024, Table 4). latent_dim, width, layers, beta_kl override.
+        preset: ``"tuned"`` or ``"paper"`` (d_z = 256, a width of 1024, Table 4; its 3 layers and the weight of the KL
+            are chosen here). latent_dim, width, layers override it.
+        beta_kl: weight of the KL beside the mean over the dims of s; by default that of the preset, 2 / d_s in
+            ``"paper"``: the evidence lower bound of a decoder with unit variance.
         zero_latent: True takes z = 0 under DETERMINISTIC.
         latent_key: tensordict key; the others as :class:`StateModel`.
 
@@ -45,6 +48,7 @@ class VAEStateModel(StateModel):
         >>> model(TensorDict({("agents", "aux_observation"): torch.randn(5, 3, 8)}, [5]))
     """
 
+    table_lr = 1e-4  # Table 4
     overridable = (*COMMON, "beta_kl", "zero_latent", "latent_key")
     execution_only = (*COMMON, "zero_latent", "latent_key")
 
@@ -67,6 +71,8 @@ class VAEStateModel(StateModel):
             raise unknown("preset", preset, VAE_PRESETS)
         given = {"latent_dim": latent_dim, "width": width, "layers": layers, "beta_kl": beta_kl}
         settings = {**VAE_PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
+        if settings["beta_kl"] is None:
+            settings["beta_kl"] = 2 / state_dim
         for name in ("latent_dim", "width", "layers"):
             check_count(name, settings[name], "leave it away for the preset's")
         check_number("beta_kl", settings["beta_kl"])

@@ -92,7 +92,7 @@ class Pretraining(TrainerHookBase):
         model: the state model that the policy samples from.
         fitter: owns the trained copy of the model and the optimiser; goes on to the online updates.
         offline: the data.
-        replay_buffer: receives the offline data, so that online updates do not forget it.
+        replay_buffer: receives the offline data; what the rollouts bring overwrites it in time.
         warm_up: gives a first rollout, for ``steps=0``.
         steps: gradient steps; 0 leaves the model untrained.
         batch_size: pairs in a step.
