@@ -19,6 +19,7 @@ from benchmark_scripts import ROOT, run
 
 from globediff_torchrl import UserError, make_trainer
 from globediff_torchrl.envs.smac import install as smac_install
+from globediff_torchrl.envs.smac.env import sees_each_enemy
 from globediff_torchrl.state_models.presets import PRESETS
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.resume import resumed
@@ -235,6 +236,17 @@ def test_a_bad_value_is_refused_with_its_name_and_itself(entry):
     with pytest.raises(UserError) as caught:
         smac(f"env.{entry}")
     assert f"env.{name}" in str(caught.value) and value.lower() in str(caught.value).lower()
+
+
+def test_the_rows_of_enemies_follow_the_behaviour_unless_a_run_says_otherwise(tmp_path):
+    assert smac().env.fix_enemy_visibility is None
+    assert sees_each_enemy(None, "mended") and not sees_each_enemy(None, "upstream")
+    assert sees_each_enemy(True, "upstream") and not sees_each_enemy(False, "mended")
+    held = smac("env.map=zerg_5_vs_5", "env.fix_enemy_visibility=false")
+    configuration.save(held, tmp_path / "config.yaml")
+    config = configuration.compose("smac", ["env.map=zerg_5_vs_5"])
+    config.resume = str(tmp_path)
+    assert resumed(config, []).env.fix_enemy_visibility is False, "a run of before keeps what it was made with"
 
 
 def test_a_resumed_run_may_wait_longer_for_its_engines_and_changes_nothing_else(tmp_path):

@@ -40,6 +40,7 @@ SHARE: Check = ("a number between 0 and 1", lambda v: _number(v) and 0 <= v <= 1
 OPEN_SHARE: Check = ("a number between 0 and 1, both excluded", lambda v: _number(v) and 0 < v < 1)
 SEED: Check = ("a whole number from 0 to 4e9", lambda v: _whole(v) and 0 <= v <= 4_000_000_000)
 SWITCH: Check = ("true or false", lambda v: isinstance(v, bool))
+SWITCH_OR_NULL: Check = ("true, false, or null", lambda v: v is None or isinstance(v, bool))
 SIZES: Check = (
     "a list of whole numbers above 0",
     lambda v: isinstance(v, (list, ListConfig)) and all(COUNT[1](size) for size in v),
@@ -97,10 +98,10 @@ CHECKS: dict[Check, tuple[str, ...]] = {
         "progress",
         "video",
         "env.continuous_actions",
-        "env.fix_enemy_visibility",
         "training.value_norm",
         "training.clip_value",
     ),
+    SWITCH_OR_NULL: ("env.fix_enemy_visibility",),
     SIZES: ("training.actor.hidden_sizes", "training.critic.hidden_sizes"),
     LIMIT: ("env.max_steps",),
     BATCH: ("training.frames_per_batch",),

@@ -41,10 +41,12 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
     Args:
         name: of a map, ``"3m"`` or ``"zerg_5_vs_5"``.
         configuration: ``"official"`` or ``"paper"``, see :func:`~globediff_torchrl.envs.smac.maps.options`.
-        behaviour: ``"mended"``, or ``"upstream"`` for smacv2's own reward scale and ally types.
+        behaviour: ``"mended"``, or ``"upstream"`` for smacv2's own reward scale, ally types and blanked enemy rows.
         sight_range: of every unit, on a map 32 wide; None for smacv2's own: 9, with unit ranges each type's, 8 to 11.
             It also scales the distances that are observed; the shooting range stays.
-        fix_enemy_visibility: mends smacv2's issue 50; off by default, as in all published numbers.
+        fix_enemy_visibility: True: each enemy's row depends on that enemy alone, as in SMACv1, in SMACv2 as published and
+            in the MAPPO reference. False: smacv2's blanking of the rows before an unseen enemy's (its issue 50). None
+            follows ``behaviour``: True with mended, False with upstream.
         time_limit: what the last step of a battle that nobody won is: ``"truncated"``, or ``"terminated"`` as in the
             reference.
         max_steps: the time limit; ``"default"`` is the map's, None is none.
@@ -65,7 +67,7 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
         configuration: str = "official",
         behaviour: str = "mended",
         sight_range: float | None = None,
-        fix_enemy_visibility: bool = False,
+        fix_enemy_visibility: bool | None = None,
         time_limit: str = "truncated",
         max_steps: int | str | None = "default",
         seed: int | None = 0,
@@ -76,6 +78,7 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
         game = smac_map(name)
         arguments = options(game, configuration)
         _check(behaviour, time_limit, sight_range)
+        fix = sees_each_enemy(fix_enemy_visibility, behaviour)
         check_installed(game.file)
         _check_kwargs(kwargs)
         if "capability_config" in kwargs:
@@ -88,13 +91,13 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
             device=device,
             mended=behaviour == "mended",
             sight_range=sight_range,
-            fix_enemy_visibility=fix_enemy_visibility,
+            fix_enemy_visibility=fix,
             timeout=engine_timeout,
             continuing_episode=True,  # says which episodes the limit ended
             **{**arguments, **kwargs},
         )
         configured = configuration if is_generated(name) else None
-        self.says = _says(configured, behaviour, sight_range, fix_enemy_visibility, time_limit)
+        self.says = _says(configured, behaviour, sight_range, fix, time_limit)
 
     def _build_env(self, map_name: str, **kwargs: Any) -> Any:
         from globediff_torchrl.envs.smac.game import Game
@@ -194,12 +197,17 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
             self._env.close()
 
 
+def sees_each_enemy(fix_enemy_visibility: bool | None, behaviour: str) -> bool:
+    """Whether an enemy's row depends on that enemy alone: as asked, or, for None, as ``behaviour`` has it."""
+    return behaviour == "mended" if fix_enemy_visibility is None else fix_enemy_visibility
+
+
 def _says(configuration: str | None, behaviour: str, sight: float | None, fix: bool, time_limit: str) -> list[str]:
     """What a run prints: how the map is configured (None: there is one way only), and what no seed fixes."""
     says = [] if configuration is None else [f"configuration {configuration}"]
     says += [f"behaviour {behaviour}", f"the time limit is {time_limit}"]
     says += [] if sight is None else [f"sight {sight:g}"]
-    says += [f"enemy rows {'mended (smacv2 issue 50)' if fix else 'as in smacv2 (issue 50)'}"]
+    says += [f"enemy rows {'as in SMACv1' if fix else 'blanked as in smacv2 (issue 50)'}"]
     return says + ["not fixed by the seed: what StarCraft II draws beyond its random_seed"]
 
 

@@ -44,7 +44,7 @@ class Game(LeanGame):
         *,
         mended: bool = True,
         sight_range: float | None = None,
-        fix_enemy_visibility: bool = False,
+        fix_enemy_visibility: bool = True,
         timeout: float = 120.0,
         **kwargs: Any,
     ) -> None:
