@@ -10,7 +10,7 @@ from torchrl.envs.utils import check_env_specs
 from globediff_torchrl import keys, make_env
 from globediff_torchrl.envs import describe_hidden
 from globediff_torchrl.envs.smac import SmacEnv
-from globediff_torchrl.envs.smac.maps import SMACV1_MAPS, smac_map
+from globediff_torchrl.envs.smac.maps import DIFFICULTIES, SMACV1_MAPS, smac_map
 from globediff_torchrl.errors import UserError
 
 pytest.importorskip("smacv2", reason="smacv2 is not installed, see docs/smac.md")
@@ -72,6 +72,13 @@ def test_layouts_have_the_sizes_of_all_maps_and_options():
     assert SmacEnv("3m", configuration="paper").says[0] == "behaviour mended", "it has one configuration"
 
 
+def test_difficulties_are_smacv2s_own_also_without_their_quotes():
+    from smacv2.env.starcraft2.starcraft2 import difficulties
+
+    assert tuple(difficulties) == DIFFICULTIES
+    assert SmacEnv("3m", difficulty=8)._env.difficulty == "8"
+
+
 def test_several_battles_at_once(battle):
     env = battle("smacv2/zerg_3_vs_2", num_envs=2)
     torch.manual_seed(0)
@@ -92,6 +99,8 @@ def test_several_battles_at_once(battle):
         ({"time_limit": "done"}, "Unknown time_limit"),
         ({"sight_range": -1}, "above 0 in map units"),
         ({"dificulty": "7"}, "Unknown argument of smacv2's StarCraft2Env 'dificulty': did you mean 'difficulty'"),
+        ({"difficulty": 11}, "Unknown difficulty '11'.*Known: 1, 2"),
+        ({"game_version": 4.1}, "got the number 4.1"),
         ({"continuing_episode": True}, "use time_limit=truncated"),
         ({"hide": ["enemy.health"]}, "did you mean"),
     ],

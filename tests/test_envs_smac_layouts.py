@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from benchmark_scripts import ROOT
 
 from globediff_torchrl import available_envs, make_env
 from globediff_torchrl.envs import families
@@ -21,6 +23,7 @@ from globediff_torchrl.envs.smac.maps import (
     check_options,
     is_generated,
     options,
+    read_options,
     smac_map,
 )
 from globediff_torchrl.errors import UserError
@@ -160,10 +163,41 @@ def test_configurations():
     official, paper = options(zerg, "official"), options(zerg, "paper")
     assert official["use_unit_ranges"] and official["obs_own_pos"] and official["min_attack_range"] == 2
     assert not paper["use_unit_ranges"] and not paper["obs_own_pos"]
-    assert official["capability_config"] == paper["capability_config"] == capabilities(zerg)
+    teams = [config["capability_config"].pop("team_gen") for config in (official, paper)]
+    assert official["capability_config"] == paper["capability_config"]
+    assert teams[0].pop("exception_unit_types") == ["baneling"], "which the reference does not have"
+    assert teams[0] == teams[1]
+    assert "exception_unit_types" in capabilities(zerg, "official")["team_gen"], "what was taken out was a copy"
     assert options(smac_map("MMM2"), "official") == options(smac_map("MMM2"), "paper") == {}
     with pytest.raises(UserError, match="Unknown configuration"):
         options(zerg, "ours")
+
+
+@pytest.mark.parametrize(("given", "taken"), [("7", "7"), (8, "8"), ("A", "A")])
+def test_a_difficulty_without_its_quotes_is_the_one_that_smacv2_knows(given, taken):
+    """A shell takes the quotes of difficulty="8" away."""
+    assert read_options({"difficulty": given, "step_mul": 4}) == {"difficulty": taken, "step_mul": 4}
+
+
+@pytest.mark.parametrize("given", [11, True, 7.0, "hard", None])
+def test_a_difficulty_that_smacv2_does_not_know_is_refused_with_those_it_knows(given):
+    with pytest.raises(UserError, match=rf"difficulty '{given}'.*Known: 1, 2, .*9, A"):
+        read_options({"difficulty": given})
+
+
+@pytest.mark.parametrize("given", [4.1, 4])
+def test_a_game_version_that_has_become_a_number_is_refused_with_the_form_that_stays_a_string(given):
+    with pytest.raises(UserError, match=rf"game_version.*got the number {given}.*game_version=4\.10\.0"):
+        read_options({"game_version": given})
+    for kept in ("4.10", None):
+        assert read_options({"game_version": kept}) == {"game_version": kept}
+
+
+def test_the_printed_forms_of_the_command_line_stay_what_they_are():
+    printed = re.findall(r"`\+(env\.kwargs\.\S+)`", (ROOT / "docs" / "smac.md").read_text())
+    read = read_options(dict(compose("smac", [f"+{entry}" for entry in printed]).env.kwargs))
+    assert read == {"difficulty": "8", "conic_fov": True, "game_version": "4.10.0"}
+    assert compose("smac", ['+env.kwargs.game_version="4.10"']).env.kwargs.game_version == "4.10"
 
 
 def test_arguments_are_checked_by_name():

@@ -15,7 +15,7 @@ from torchrl.envs.libs.smacv2 import SMACv2Env
 from globediff_torchrl.envs.legal import LegalRandomActions
 from globediff_torchrl.envs.smac.install import check_installed
 from globediff_torchrl.envs.smac.layouts import observation_layout, state_layout
-from globediff_torchrl.envs.smac.maps import check_options, is_generated, options, smac_map
+from globediff_torchrl.envs.smac.maps import check_options, is_generated, options, read_options, smac_map
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.keys import ACTION, AGENTS, DONE, STATE, SUCCESS, TERMINATED, TRUNCATED
 from globediff_torchrl.layout import FeatureLayout
@@ -44,9 +44,9 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
         behaviour: ``"mended"``, or ``"upstream"`` for smacv2's own reward scale, ally types and blanked enemy rows.
         sight_range: of every unit, on a map 32 wide; None for smacv2's own: 9, with unit ranges each type's, 8 to 11.
             It also scales the distances that are observed; the shooting range stays.
-        fix_enemy_visibility: True: each enemy's row depends on that enemy alone, as in SMACv1, in SMACv2 as published and
-            in the MAPPO reference. False: smacv2's blanking of the rows before an unseen enemy's (its issue 50). None
-            follows ``behaviour``: True with mended, False with upstream.
+        fix_enemy_visibility: True: each enemy's row depends on that enemy alone, as in SMACv1, in SMACv2's published
+            results and in the MAPPO reference. False: smacv2 blanks the rows before an unseen enemy's (its issue 50).
+            None follows ``behaviour``: True with mended, False with upstream.
         time_limit: what the last step of a battle that nobody won is: ``"truncated"``, or ``"terminated"`` as in the
             reference.
         max_steps: the time limit; ``"default"`` is the map's, None is none.
@@ -81,6 +81,7 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
         fix = sees_each_enemy(fix_enemy_visibility, behaviour)
         check_installed(game.file)
         _check_kwargs(kwargs)
+        kwargs = read_options(kwargs)
         if "capability_config" in kwargs:
             given = {**kwargs.pop("capability_config"), "n_units": game.agents, "n_enemies": game.enemies}
             kwargs["capability_config"] = {**arguments.get("capability_config", {}), **given}

@@ -52,6 +52,7 @@ RACES: dict[str, dict[str, Any]] = {  # of the generated maps: types, how often 
 SIDES = ((5, 5), (10, 10), (10, 11), (20, 20), (20, 23))
 SMACV2_MAPS = tuple(f"{race}_{n}_vs_{m}" for race in RACES for n, m in SIDES)  # the published ones; any n, m is taken
 
+DIFFICULTIES = (*"123456789", "A")  # of the computer player, as smacv2 names them
 CONFIGURATIONS: dict[str, dict[str, Any]] = {  # of the generated maps; SMACv1's maps have one configuration
     "official": {"use_unit_ranges": True, "min_attack_range": 2, "obs_own_pos": True, "conic_fov": False},
     "paper": {"use_unit_ranges": False, "min_attack_range": 2, "obs_own_pos": False, "conic_fov": False},
@@ -105,7 +106,8 @@ def options(game: SmacMap, configuration: str) -> dict[str, Any]:
     """smacv2's arguments for a map; those of SMACv1's are smacv2's defaults in either configuration.
 
     ``official`` is what smacv2's own examples set; ``paper`` leaves smacv2's constructor defaults, as the code that
-    the paper builds on does: then every unit sees 9 and shoots 6 far, and does not observe its position.
+    the paper builds on does: then every unit sees 9 and shoots 6 far, and does not observe its position. A team, or
+    the further enemies, may then be medivacs or banelings alone.
 
     Raises:
         UserError: an unknown configuration.
@@ -114,15 +116,21 @@ def options(game: SmacMap, configuration: str) -> dict[str, Any]:
         raise unknown("configuration", configuration, CONFIGURATIONS)
     if game.race is None:
         return {}
-    return {**CONFIGURATIONS[configuration], "capability_config": capabilities(game)}
+    return {**CONFIGURATIONS[configuration], "capability_config": capabilities(game, configuration)}
 
 
-def capabilities(game: SmacMap) -> dict[str, Any]:
-    """How smacv2 draws the teams and the places of a generated map, as in its own examples."""
+def capabilities(game: SmacMap, configuration: str) -> dict[str, Any]:
+    """How smacv2 draws the teams and the places of a generated map: as in its own examples, or as the reference has it.
+
+    Of ``paper`` no type is kept from being a whole team, nor all the further enemies.
+    """
+    race = dict(RACES[game.race])
+    if configuration == "paper":
+        race.pop("exception_unit_types", None)
     return {
         "n_units": game.agents,
         "n_enemies": game.enemies,
-        "team_gen": {"dist_type": "weighted_teams", "observe": True, **RACES[game.race]},
+        "team_gen": {"dist_type": "weighted_teams", "observe": True, **race},
         "start_positions": {"dist_type": "surrounded_and_reflect", "p": 0.5, "map_x": 32, "map_y": 32},
     }
 
@@ -138,6 +146,25 @@ def check_options(given: dict[str, Any], known: set[str]) -> None:
             raise UserError(f"smacv2's argument {name} cannot be given here: {OURS[name]}.")
         if name not in known - set(OURS):
             raise unknown("argument of smacv2's StarCraft2Env", name, sorted(known - set(OURS)))
+
+
+def read_options(given: dict[str, Any]) -> dict[str, Any]:
+    """smacv2's arguments as it takes them: a ``difficulty`` whose quotes a shell has taken is a string again.
+
+    Raises:
+        UserError: a difficulty that smacv2 does not know, or a ``game_version`` that is a number, whose last zero is
+            lost.
+    """
+    version, difficulty = given.get("game_version"), given.get("difficulty", DIFFICULTIES[0])
+    if version is not None and not isinstance(version, str):
+        raise UserError(
+            f"game_version is expected to be a string such as '4.10', got the number {version}: give all three parts, "
+            "+env.kwargs.game_version=4.10.0, or keep the quotes from the shell, '+env.kwargs.game_version=\"4.10\"'."
+        )
+    whole = isinstance(difficulty, int) and not isinstance(difficulty, bool)
+    if (str(difficulty) if whole else difficulty) not in DIFFICULTIES:
+        raise unknown("difficulty", difficulty, DIFFICULTIES)
+    return {**given, "difficulty": str(difficulty)} if whole else given
 
 
 OURS = {
