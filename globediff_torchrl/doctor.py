@@ -38,9 +38,9 @@ FIXES = {
 OLDEST_BUILD = 55958  # 3.16.1, the first that pysc2 starts
 OFFICIAL_BUILD = 75689  # 4.10, of the published results
 NEWEST_PROTOBUF = (3, 20)  # the newest that takes the published modules of s2clientprotocol
+MAPS_ZIP = "smacv2/env/starcraft2/maps/SMAC_Maps/SMAC_Maps.zip"
 PORTS = 16
 LOW_MEMORY = 2.0  # GB
-LAUNCH_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def check_maps() -> Iterator[Finding]:
         yield Finding("smac", "ok", f"all {len(SMACV1_MAPS)} maps of SMAC and 32x32_flat of SMACv2 in {folder}")
         return
     some = ", ".join(lacking[:6]) + (f" and {len(lacking) - 6} more" if len(lacking) > 6 else "")
-    fix = f"unpack SMAC_Maps.zip of smacv2 (smacv2/env/starcraft2/maps) into {folder.parent}"
+    fix = f"unpack {MAPS_ZIP}, in a clone of smacv2 (the installed package lacks it), into {folder}"
     yield Finding("smac", "missing", f"maps {some}", fix)
 
 
@@ -204,8 +204,8 @@ def check_launch(name: str, family: str) -> Iterator[Finding]:
     try:
         from globediff_torchrl.envs import make_env
 
-        limits = {"step_timeout": LAUNCH_SECONDS, "reset_timeout": LAUNCH_SECONDS, "retries": 0}
-        env = make_env(name, num_envs=1, **(limits if name.startswith("smac") else {}))
+        # the run's own limits: what is slow here is slow there, too
+        env = make_env(name, num_envs=1, **({"retries": 0} if name.startswith("smac") else {}))
         try:
             env.rollout(10, break_when_any_done=False)
         finally:

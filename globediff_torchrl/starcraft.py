@@ -18,7 +18,15 @@ def game_folder() -> Path:
 
 def named_folder() -> str:
     """The same for a message, which says where it comes from."""
-    return f"SC2PATH={game_folder()}" if os.environ.get("SC2PATH") else f"{game_folder()} (SC2PATH is not set)"
+    if os.environ.get("SC2PATH"):
+        return f"SC2PATH={game_folder()}"
+    return f"{game_folder()} (SC2PATH is {'empty' if 'SC2PATH' in os.environ else 'not set'})"
+
+
+def unset_empty_path() -> None:
+    """Makes pysc2 look where :func:`game_folder` does: on Linux it takes an empty SC2PATH for a folder."""
+    if not os.environ.get("SC2PATH"):
+        os.environ.pop("SC2PATH", None)
 
 
 def engine_builds() -> dict[int, Path]:

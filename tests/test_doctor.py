@@ -1,6 +1,7 @@
 """The doctor: it works on a machine with nothing, finds what is there, and its exit code says what was asked for."""
 
 import importlib.util
+import inspect
 import os
 import subprocess
 import sys
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from globediff_torchrl import doctor
+from globediff_torchrl import doctor, envs
 from globediff_torchrl.envs.processes import children as processes
-from globediff_torchrl.envs.smac import install
+from globediff_torchrl.envs.processes.guard import GuardedEnv
+from globediff_torchrl.envs.smac import SmacEnv, install
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.training import config as configuration
 
 SCRIPT = doctor.__file__
 
@@ -86,7 +90,48 @@ def test_the_doctor_and_a_battle_take_the_same_files_for_an_engine(game, capsys,
 def test_missing_maps_are_named(game, capsys):
     for name in ("MMM2", "32x32_flat"):
         (game / "Maps" / "SMAC_Maps" / f"{name}.SC2Map").unlink()
-    assert lines_with(report(capsys, "--launch", "none")[1], "missing", "maps MMM2, 32x32_flat ->")
+    (line,) = lines_with(report(capsys, "--launch", "none")[1], "missing", "maps MMM2, 32x32_flat ->")
+    assert line.endswith(f"into {game / 'Maps' / 'SMAC_Maps'}"), "the archive has no folder in it"
+    assert "smacv2/env/starcraft2/maps/SMAC_Maps/SMAC_Maps.zip" in line
+
+
+def test_a_launch_has_the_time_that_a_run_gives_it(monkeypatch):
+    given, run = {}, configuration.compose("smac").env
+
+    def make_env(name, **kwargs):
+        given.update(kwargs)
+        raise RuntimeError("no engine today")
+
+    monkeypatch.setattr(envs, "make_env", make_env)
+    (finding,) = doctor.check_launch("smac/3m", "smac")
+    assert "no engine today" in finding.text and given["retries"] == 0
+    limits = {**parameters(GuardedEnv), **parameters(SmacEnv), **given}
+    for name in ("step_timeout", "reset_timeout", "engine_timeout"):
+        assert limits[name] == run[name]
+
+
+def parameters(kind):
+    return {name: parameter.default for name, parameter in inspect.signature(kind.__init__).parameters.items()}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_empty_sc2path_is_none(game, monkeypatch, there):
+    """pysc2 would take it for the folder of no name."""
+    monkeypatch.setenv("HOME", str(game / "home"))
+    monkeypatch.setenv("SC2PATH", "")
+    if there:
+        (game / "home").mkdir()
+        (game / "home" / "StarCraftII").symlink_to(game)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: real("json" if name in ("smacv2", "pysc2") else name, *rest)
+    )
+    if there:
+        install.check_installed("3m")
+        assert "SC2PATH" not in os.environ
+    else:
+        with pytest.raises(UserError, match=r"in .*home/StarCraftII \(SC2PATH is empty\)"):
+            install.check_installed("3m")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.starcraft import ENGINE, MAPS, engine_builds, game_folder, named_folder
+from globediff_torchrl.starcraft import ENGINE, MAPS, engine_builds, game_folder, named_folder, unset_empty_path
 
 
 def missing(map_file: str | None = None) -> list[str]:
@@ -26,7 +26,7 @@ def missing(map_file: str | None = None) -> list[str]:
 
 
 def check_installed(map_file: str | None = None) -> None:
-    """Refuses where something is missing.
+    """Refuses where something is missing; where nothing is, an empty SC2PATH is as good as none afterwards.
 
     Raises:
         UserError: it names all that is missing, how to get it, and what runs without it.
@@ -38,3 +38,4 @@ def check_installed(map_file: str | None = None) -> None:
             "globediff-doctor checks each part. Without StarCraft II: smax/3m, smax/smacv2_5_units (SMAC's battles in "
             "jax) or vmas/hunt."
         )
+    unset_empty_path()
