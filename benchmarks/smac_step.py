@@ -4,9 +4,12 @@
     python benchmarks/smac_step.py --table-only        # nothing is run; the table of what is there
 
 Two environments play side by side, in turns within one run: TorchRL's SMACv2Env on smacv2 as it is (in TorchRL's
-SerialEnv for one thread, in its ParallelEnv for more), and ``make_env`` with its guard and its transforms. Actions are
-legal ones that hurt nobody, so that no battle ends; resets are not timed. All figures are CPU time of all processes in
-milliseconds, divided by the number of environments; only the column "wall" is wall time, of one step of all of them.
+SerialEnv for one thread, in its ParallelEnv for more), and ``make_env`` with its guard and its transforms. Where
+smacv2 cannot play on by itself (on SMACv1's maps it waits for ever for a second battle, and it does not know the unit
+types of stalkers and zealots), the first one has this package's functions. Actions are legal ones that hurt nobody. The
+stand-in's enemies do no harm either, so that no battle ends; those of StarCraft II do, and battles end. Resets are not
+timed. All figures are CPU time of all processes in milliseconds, divided by the number of environments; only the column
+"wall" is wall time, of one step of all of them.
 
 - engine: CPU time of the engines' processes. Where SC2PATH leads to tests/sc2_standin it is the stand-in's, which says
   nothing of StarCraft II; the run says so.
@@ -29,6 +32,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import MethodType
+from typing import Any
 
 if __name__ == "__main__":  # workers import this file too, from a path that is in order already
     sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas package
@@ -44,6 +49,7 @@ from globediff_torchrl import keys, make_env
 from globediff_torchrl.envs.processes.children import with_descendants
 from globediff_torchrl.envs.smac.install import missing
 from globediff_torchrl.envs.smac.maps import SMACV1_MAPS, options, smac_map
+from globediff_torchrl.starcraft import engine_builds, unset_empty_path
 from globediff_torchrl.studies.cpu_time import Clocks, cpu_seconds, read_clocks
 from globediff_torchrl.studies.measurements import arguments, markdown_table
 from globediff_torchrl.tables import read_rows, write_rows
@@ -89,12 +95,28 @@ def clocks(pids: list[int]) -> np.ndarray:
 
 
 # -------------------------------------------------------------------------------------------------- the two variants
+class PlainEnv(SMACv2Env):
+    """SMACv2Env on smacv2 as it is, without a time limit, but for what it cannot play on without."""
+
+    def _build_env(self, *args: Any, **kwargs: Any) -> Any:
+        from globediff_torchrl.envs.smac.game import Game
+
+        env = super()._build_env(*args, **kwargs)
+        game = getattr(env, "env", env)
+        game.episode_limit = 2**31 - 1
+        # smacv2 waits until no unit is there, when the map has long sent the next ones; no step calls it
+        game._kill_all_units = MethodType(Game._kill_all_units, game)
+        if game.map_type == "stalkers_and_zealots":  # IndexError in smacv2
+            enemy_type = game.get_unit_type_id
+            game.get_unit_type_id = lambda unit, ally: (
+                unit.unit_type - game._min_unit_type if ally else enemy_type(unit, ally)
+            )
+        return env
+
+
 def plain_battle(name: str) -> EnvBase:
-    """SMACv2Env on smacv2 as it is, without a time limit."""
     game = smac_map(name)
-    env = SMACv2Env(map_name=game.map_name, seed=100, **options(game, "official"))
-    getattr(env._env, "env", env._env).episode_limit = 2**31 - 1
-    return env
+    return PlainEnv(map_name=game.map_name, seed=100, **options(game, "official"))
 
 
 def plain(name: str, num_envs: int) -> EnvBase:
@@ -218,8 +240,7 @@ def surroundings() -> dict[str, str]:
     from google import protobuf
     from google.protobuf.internal import api_implementation
 
-    binaries = Path(os.environ["SC2PATH"]).expanduser().glob("Versions/Base*/SC2_x64")
-    standin = any(b"sc2_standin" in binary.open("rb").read(4096) for binary in binaries)
+    standin = any(b"sc2_standin" in binary.open("rb").read(4096) for binary in engine_builds().values())
     if standin:
         os.environ.setdefault("SC2_STANDIN_DAMAGE", "0")  # nobody dies, so that no battle ends
         print("SC2PATH leads to tests/sc2_standin: the engine's share is the stand-in's, and says nothing of StarCraft")
@@ -240,6 +261,7 @@ def main() -> None:
         lacking = missing(smac_map(args.map).file)
         if lacking:
             sys.exit(f"This needs what is not here: {'; '.join(lacking)}. See docs/smac.md.")
+        unset_empty_path()
         about = surroundings()
         with tempfile.TemporaryDirectory() as folder:
             os.environ[FOLDER] = folder

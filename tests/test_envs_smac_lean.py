@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import MethodType
 
 import pytest
+from benchmark_scripts import load
 from smac_battles import episode, family, focused, played
 from torchrl.envs import SerialEnv
+
+from globediff_torchrl.envs.processes.children import kill_processes
+from globediff_torchrl.envs.processes.deadline import DeadlineThread
 
 pytest.importorskip("smacv2", reason="smacv2 is not installed, see docs/smac.md")
 pytest.importorskip("pysc2", reason="pysc2 is not installed, see docs/smac.md")
@@ -42,6 +47,19 @@ def test_turning_changes_what_an_agent_may_shoot_at_once(battle):
         env._env.render_fovs = lambda: None  # drawn for who watches
     one, two = played(lean, 40), played(plain, 40)
     assert (one == two).all()
+
+
+@pytest.mark.parametrize("name", ["3m", "3s5z"])
+def test_the_step_benchmarks_other_environment_plays_on_after_a_battle(name, engine, monkeypatch):
+    """smacv2's own would wait for ever, or raise at the unit types of 3s5z."""
+    engine(damage=8.0)
+    thread = DeadlineThread()
+    try:
+        env = thread.call(partial(load(monkeypatch, "smac_step").plain_battle, name), 60)
+        steps = thread.call(lambda: env.rollout(80, break_when_any_done=False), 240)
+        assert steps["next", "done"].sum() >= 2
+    finally:
+        kill_processes(thread.children())
 
 
 @pytest.mark.parametrize("name", ["3m", "zerg_5_vs_5"])
