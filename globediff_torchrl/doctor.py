@@ -211,7 +211,7 @@ def check_launch(name: str, family: str) -> Iterator[Finding]:
         finally:
             env.close()
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
+        said = " ".join(str(error).split())[:1000]
         yield Finding(
             family, "missing", f"{name} does not run: {type(error).__name__}: {said}", "mend what stands above"
         )

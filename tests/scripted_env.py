@@ -24,7 +24,7 @@ class ScriptedEnv(EnvBase):
         folder: where events that happen once leave their mark, and each environment made a line with its seed.
         script: ``"crash"`` / ``"hang"`` / ``"die"`` (the process) at that step of an episode, ``"refuse"`` that many
             starts, ``"hang_reset"`` / ``"crash_reset"`` True, ``"once"`` True where it happens once, ``"child"`` True
-            for a child process.
+            for a child process, ``"prints"`` what a child prints, the last line to its standard error.
     """
 
     def __init__(self, folder, script=None, length=5, seed=None, worker=0):
@@ -39,6 +39,10 @@ class ScriptedEnv(EnvBase):
         self.reward_spec = Composite(agents=Composite(reward=Unbounded((2, 1)), shape=(2,)))
         self.done_spec = Composite(done=flag.clone(), terminated=flag.clone())
         self.seed, self.count, self.child = seed, 0, None
+        if self.script.get("prints"):
+            *lines, last = self.script["prints"]
+            command = "".join(f"echo '{line}'; " for line in lines)
+            subprocess.run(["sh", "-c", f"{command} echo '{last}' >&2"])
         if self.happens("refuse", self.starts() + 1 <= self.script.get("refuse", 0)):
             self.note("refused")
             raise ConnectionError("no engine today")

@@ -139,6 +139,29 @@ def test_as_many_failures_in_a_row_as_allowed_are_mended_and_one_more_ends_with_
         guarded(tmp_path / "many", {"refuse": 4})
 
 
+@pytest.mark.parametrize("script", [{"refuse": 4}, {"crash": 2}, {"hang": 2}, {"hang_reset": True}])
+def test_what_an_engine_prints_is_not_seen_and_its_last_lines_stand_in_the_message_of_a_crash(tmp_path, capfd, script):
+    """Of many lines the last five, whether it could not start, raised or did not answer; both of its streams."""
+    lines = [f"line {n}" for n in range(2000)]
+    with pytest.raises(TrainingError) as caught:
+        guarded(tmp_path, {**script, "prints": [*lines, "no libGL"]}, retries=0).rollout(3, break_when_any_done=False)
+    assert "the engine printed last: line 1996 | line 1997 | line 1998 | line 1999 | no libGL" in str(caught.value)
+    assert "line" not in "".join(capfd.readouterr())
+
+
+def test_what_has_somewhere_to_go_goes_there(tmp_path, capfd):
+    """Output that the environment reads itself; and that of a thread which is bound to nothing."""
+    heard = []
+
+    def create():
+        heard.append(subprocess.run(["echo", "to a pipe"], stdout=subprocess.PIPE, text=True).stdout)
+        return ScriptedEnv(tmp_path)
+
+    GuardedEnv(create).close()
+    subprocess.run(["echo", "to the terminal"])
+    assert heard == ["to a pipe\n"] and capfd.readouterr().out == "to the terminal\n"
+
+
 def test_an_environment_that_crashes_in_every_episode_ends_the_run(tmp_path):
     env = guarded(tmp_path, {"crash": 2})
     with pytest.raises(TrainingError, match=r"4 times in a row.*lost the engine"):

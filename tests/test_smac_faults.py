@@ -166,10 +166,12 @@ def test_a_run_that_is_told_to_end_leaves_a_checkpoint_and_no_engine(knobs, tmp_
     assert len(read_log(knobs.log).started) == 2
 
 
-def test_an_engine_that_never_starts_ends_the_run_with_one_message(env, knobs):
+def test_an_engine_that_never_starts_ends_the_run_with_one_message(env, knobs, capfd):
     knobs(refuse=1)
-    with pytest.raises(TrainingError, match=r"crashed 2 times in a row.*at most 1 in a row.*globediff-doctor"):
+    message = r"crashed 2 times in a row.*at most 1 in a row.*printed last: sc2_standin refuses to.*globediff-doctor"
+    with pytest.raises(TrainingError, match=message):
         env(retries=1).reset()
+    assert "sc2_standin" not in "".join(capfd.readouterr())
     log = read_log(knobs.log)
     assert len(log.started) == len(log.exits) == 2
     assert {reason for _, reason in log.exits} == {"refused"}

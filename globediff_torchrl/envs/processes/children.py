@@ -1,4 +1,4 @@
-"""Child processes: those that die with their parent, what they hold of the memory, and how none is left behind.
+"""Child processes: those that die with their parent, what they print and hold, and how none is left behind.
 
 All of it reads Linux's ``/proc`` and uses ``prctl``; elsewhere nothing is found and nothing is bound, and an engine is
 ended by its environment's ``close()`` alone.
@@ -13,13 +13,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 ENGINE_NAMES = ("SC2_x64", "SC2.exe", "SC2")
 PR_SET_PDEATHSIG = 1
+LAST_BYTES, LAST_LINES, LINE_LENGTH = 4096, 5, 200  # of what a process printed, for a message
 LINUX = sys.platform.startswith("linux")
 
 _libc = ctypes.CDLL(None) if LINUX else None  # looked up here: nothing may be loaded between fork and exec
@@ -29,14 +32,39 @@ _lock = threading.Lock()
 _users = 0
 
 
+class Printed:
+    """What a process prints, in a file without a name, which goes when the last one closes it, however that ends."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+
+    def begin(self) -> IO[bytes]:
+        """An empty file for a new process; that of the one before is forgotten."""
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process may print
+        return self._file
+
+    def last_lines(self) -> list[str]:
+        """The last lines that are not empty; there may be none."""
+        if self._file is None:
+            return []
+        number = self._file.fileno()
+        # not seek: the process writes where this file stands
+        end = os.pread(number, LAST_BYTES, max(0, os.fstat(number).st_size - LAST_BYTES))
+        lines = (" ".join(line.split())[:LINE_LENGTH] for line in end.decode(errors="replace").splitlines())
+        return [line for line in lines if line][-LAST_LINES:]
+
+
 class _BoundPopen(_plain_popen):
-    """``subprocess.Popen`` that binds what a thread within :func:`die_with_parent` starts."""
+    """``subprocess.Popen`` that binds what a thread within :func:`die_with_parent` starts, and keeps what it prints."""
 
     def __init__(self, *args, **kwargs) -> None:
         if getattr(_bound, "depth", 0):
             kwargs["preexec_fn"] = _binder(kwargs.get("preexec_fn"))
             # a session of its own: Ctrl-C goes to the run, which ends its engines itself
             kwargs.setdefault("start_new_session", True)
+            if kwargs.get("stdout") is None and kwargs.get("stderr") is None:
+                # StarCraft II's many lines would hide the run's own
+                kwargs["stdout"], kwargs["stderr"] = _bound.printed.begin(), subprocess.STDOUT
         super().__init__(*args, **kwargs)
 
 
@@ -55,11 +83,12 @@ def _binder(then: Callable[[], None] | None) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def die_with_parent() -> Iterator[None]:
+def die_with_parent(printed: Printed | None = None) -> Iterator[None]:
     """Every ``subprocess.Popen`` of the calling thread within it dies when the thread ends, however it ends.
 
     The kernel sends SIGKILL when the THREAD that started a process ends, also where the whole process was killed: start
-    engines from a thread that lives as long as they are needed. Other threads' processes are left alone.
+    engines from a thread that lives as long as they are needed. Other threads' processes are left alone. What a process
+    prints is no longer seen, but for one whose maker says where it goes: ``printed`` holds the last one's.
     :class:`~globediff_torchrl.envs.processes.guard.GuardedEnv` makes and runs its environment within it.
 
     Example:
@@ -73,11 +102,13 @@ def die_with_parent() -> Iterator[None]:
     with _lock:
         _users += 1
         subprocess.Popen = _BoundPopen
-    _bound.depth = getattr(_bound, "depth", 0) + 1
+    _bound.depth, outer = getattr(_bound, "depth", 0) + 1, getattr(_bound, "printed", None)
+    _bound.printed = printed or Printed()
     try:
         yield
     finally:
         _bound.depth -= 1
+        _bound.printed = outer
         with _lock:
             _users -= 1
             if not _users:

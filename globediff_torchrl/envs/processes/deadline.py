@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from globediff_torchrl.envs.processes.children import children, die_with_parent
+from globediff_torchrl.envs.processes.children import Printed, children, die_with_parent
 
 
 class OutOfTime(RuntimeError):
@@ -20,14 +20,15 @@ class DeadlineThread:
     """One thread, in which calls run one after the other, each with a deadline.
 
     What the calls start by ``subprocess`` dies with the thread (Linux), so with :meth:`end`, with this object, and with
-    the process however it ends. Calls run without gradients.
+    the process however it ends; ``printed`` gets what the last of them prints. Calls run without gradients.
     """
 
-    def __init__(self, name: str = "environment") -> None:
+    def __init__(self, name: str = "environment", printed: Printed | None = None) -> None:
         self._calls: queue.SimpleQueue = queue.SimpleQueue()
         self._answers: queue.SimpleQueue = queue.SimpleQueue()
         # the thread holds the queues, not this object: it ends when nobody can call it any more
-        self._thread = threading.Thread(target=_serve, args=(self._calls, self._answers), name=name, daemon=True)
+        work = (self._calls, self._answers, printed)
+        self._thread = threading.Thread(target=_serve, args=work, name=name, daemon=True)
         self._thread.start()
         self.lost = False
 
@@ -68,8 +69,8 @@ class DeadlineThread:
 
 
 @torch.no_grad()
-def _serve(calls: queue.SimpleQueue, answers: queue.SimpleQueue) -> None:
-    with die_with_parent():
+def _serve(calls: queue.SimpleQueue, answers: queue.SimpleQueue, printed: Printed | None) -> None:
+    with die_with_parent(printed):
         while (function := calls.get()) is not None:
             try:
                 answer = True, function()

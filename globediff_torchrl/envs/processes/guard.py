@@ -15,6 +15,7 @@ from torchrl.data.tensor_specs import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from globediff_torchrl.envs.legal import LegalRandomActions
+from globediff_torchrl.envs.processes.children import Printed
 from globediff_torchrl.envs.processes.life import Life
 from globediff_torchrl.envs.transforms import put
 from globediff_torchrl.errors import TrainingError, UserError
@@ -48,7 +49,8 @@ class GuardedEnv(LegalRandomActions, EnvBase):
     makes a new one, a step before it answers as a crashed one does. No crash is counted.
 
     Child processes that the environment starts by ``subprocess`` die with it, with :meth:`close`, and with this process
-    however that ends (Linux).
+    however that ends (Linux). What they print, where the environment does not say where to, is not seen: the message of
+    a crash has the last lines.
 
     Args:
         create_env: makes the environment; called again after a crash. If it has a method ``kill``, that is called
@@ -203,7 +205,8 @@ class GuardedEnv(LegalRandomActions, EnvBase):
         return self._life
 
     def _new_life(self) -> Life:
-        life = Life(self.create_env, self.reset_timeout)
+        self._printed = Printed()
+        life = Life(self.create_env, self.reset_timeout, self._printed)
         self._made += 1
         if self._seed is not None and (self._told or self._made > 1):
             seed = (self._seed + SEED_STEP * (self._made - 1)) % 2**31
@@ -225,6 +228,8 @@ class GuardedEnv(LegalRandomActions, EnvBase):
         self._in_a_row += 1
         line = traceback.extract_tb(error.__traceback__)[-1]
         self._last_crash = f"{where}: {type(error).__name__}: {error} ({line.filename}:{line.lineno})"
+        if last := self._printed.last_lines():
+            self._last_crash += f"; the engine printed last: {' | '.join(last)}"
         logger.warning("crash %d of an environment, in %s", self.crash_count, self._last_crash)
         if life is not None:
             life.kill()

@@ -10,17 +10,20 @@ from typing import Any
 
 from torchrl.envs import EnvBase
 
-from globediff_torchrl.envs.processes.children import kill_processes, resident_memory, with_descendants
+from globediff_torchrl.envs.processes.children import Printed, kill_processes, resident_memory, with_descendants
 from globediff_torchrl.envs.processes.deadline import DeadlineThread, attempt
 
 END_TIMEOUT = 10.0  # seconds for an environment to close itself before its processes are killed
 
 
 class Life:
-    """One environment, made in the thread in which it is used, and its end."""
+    """One environment, made in the thread in which it is used, and its end.
 
-    def __init__(self, create_env: Callable[[], EnvBase], timeout: float) -> None:
-        self.thread = DeadlineThread()
+    ``printed`` gets what its processes print, also where the making fails.
+    """
+
+    def __init__(self, create_env: Callable[[], EnvBase], timeout: float, printed: Printed | None = None) -> None:
+        self.thread = DeadlineThread(printed=printed)
         self.env: EnvBase | None = None
         try:
             self.env = self.thread.call(create_env, timeout)
