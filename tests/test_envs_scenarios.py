@@ -188,6 +188,18 @@ def test_three_ranges_fix_the_goal_and_two_leave_a_mirror_point():
             assert fits.all() if point is goal or candidates == 2 else not fits.any()
 
 
+@pytest.mark.parametrize(
+    ("name", "target", "box", "share"), [("mirror", "goal", 0.5, 0.52), ("hunt", "target", 0.7, 0.57)]
+)
+def test_both_mirror_points_lie_within_the_walls_in_about_half_of_the_episodes(name, target, box, share):
+    env = make_env(f"vmas/{name}", num_envs=2048, seed=5)
+    state, slices = env.reset()["state"], env.task.state_layout.slices
+    a, b, true = (state[:, slices[f"{entity}.position"]] for entity in ("agent_0", "agent_1", target))
+    along = torch.nn.functional.normalize(b - a, dim=-1)
+    foot = a + ((true - a) * along).sum(-1, keepdim=True) * along
+    assert ((2 * foot - true).abs() <= box).all(-1).float().mean().item() == pytest.approx(share, abs=0.03)
+
+
 def test_compass_turns_the_controls_by_the_hidden_angle():
     env = make_env("vmas/compass", num_envs=64, hide=None)
     td = env.reset()

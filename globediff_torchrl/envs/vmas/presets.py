@@ -53,7 +53,7 @@ PRESETS: dict[str, Preset] = {
         hide=("goal.offset",),
         aux="joint_history",
         max_steps=50,
-        description="two agents, two ranges to one goal: two mirror points, until somebody moves",
+        description="two agents, two ranges to one goal: up to two mirror points, until somebody moves",
     ),
     "hunt": Preset(
         scenarios.Hunt,

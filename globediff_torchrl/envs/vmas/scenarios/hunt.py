@@ -18,8 +18,8 @@ class Scenario(TargetScenario):
     midpoint of two candidate places, .7 apart or more, earns next to nothing.
 
     Observation, 7 numbers: position, velocity, ``target.offset`` (target minus own position), ``target.range``
-    (its length). With the offset hidden, one range leaves a circle, two leave two mirror points, and two ranges from
-    a moving team leave one point.
+    (its length). With the offset hidden, one range leaves a circle, two leave two mirror points (in about half of
+    the episodes both within the box), and two ranges from a moving team leave one point.
 
     Args (keyword arguments of ``vmas.make_env``):
         n_agents: size of the team (2).

@@ -20,7 +20,7 @@ class Scenario(TargetScenario):
 
     Observation, 9 numbers: position, velocity, ``target.offset`` (target minus own position), ``target.seen`` (1 within
     ``sight``, else 0), ``target.sighting`` (the offset while seen, else zeros). With ``target.offset`` hidden, the
-    target's place follows from what any of the team saw last, and when.
+    target's place follows from what any of the team saw last, and when, as far as x reaches back to it.
 
     Args (keyword arguments of ``vmas.make_env``):
         n_agents: size of the team (3).
