@@ -107,6 +107,27 @@ def test_without_a_mask_key_the_mask_of_the_models_own_group_is_read():
     assert read_pairs(model, td, mask_key=MASK)[2].all() and read_pairs(model, td, masked=False)[2] is None
 
 
+def test_the_mask_of_a_loss_follows_the_x_that_set_keys_names():
+    model, td, x = regressor(), data(), ("walkers", "x")
+    model.set_statistics(td[AUX], td["state"])
+    td[MASK] = torch.ones(64, 2, 1, dtype=torch.bool)  # of another group
+    td[x], td["walkers", "active_mask"] = td[AUX].clone(), torch.arange(64).reshape(64, 1, 1).expand(64, 2, 1) % 2 == 1
+    expected = model.make_loss()(td[1::2])["loss_regression"]
+    td[x][::2], td["state"][::2] = torch.nan, torch.nan
+    loss = model.make_loss()
+    loss.set_keys(aux_observation=x)
+    torch.testing.assert_close(loss(td)["loss_regression"], expected)
+    *_, weights = model.training_pairs(td, x, "state")
+    assert weights.reshape(64, 2)[:, 0].tolist() == [0, 1] * 32
+    loss.set_keys(aux_observation=x, active_mask=MASK)  # a mask that is named stays
+    assert loss.tensor_keys.active_mask == MASK
+    loss.set_keys(aux_observation=x)
+    loss.set_keys(state="other")
+    assert loss.tensor_keys.active_mask == ("walkers", "active_mask")
+    loss.set_keys(aux_observation=None)
+    assert loss.tensor_keys.active_mask == MASK
+
+
 def test_few_living_agents_are_all_measured():
     td = data(4096)
     td[MASK] = torch.zeros(4096, 2, 1, dtype=torch.bool)

@@ -20,7 +20,7 @@ from globediff_torchrl.state_models.files import (
 )
 from globediff_torchrl.state_models.numerics import check_finite, statistics
 from globediff_torchrl.state_models.presets import FIT, OTHER_STEPS
-from globediff_torchrl.state_models.reading import as_key, names, read_pairs
+from globediff_torchrl.state_models.reading import as_key, mask_beside, names, read_pairs
 from globediff_torchrl.task import ONE_COPY, task_of
 
 INFER_PER = ("agent", "team")
@@ -80,8 +80,7 @@ class StateModel(TensorDictModuleBase):
     @property
     def mask_key(self) -> NestedKey:
         """Where it stands who counts in training: in x's group; of an x at the root ``("agents", "active_mask")``."""
-        group = self.aux_key[:-1] if isinstance(self.aux_key, tuple) else ()
-        return (*group, keys.ACTIVE_MASK[-1]) if group else keys.ACTIVE_MASK
+        return mask_beside(self.aux_key)
 
     # ------------------------------------------------------------------------------------------- standardisation
     @torch.no_grad()
@@ -164,7 +163,7 @@ class StateModel(TensorDictModuleBase):
 
         x and s of the dead are 0, whatever they were: NaN times a weight of 0 is NaN.
 
-        See :func:`read_pairs` for what the tensordict may hold; without a ``mask_key`` the model's own is read.
+        See :func:`read_pairs` for what the tensordict may hold; without a ``mask_key`` that in x's group is read.
 
         Raises:
             UserError: a missing key or a wrong shape.

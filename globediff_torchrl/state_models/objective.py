@@ -13,14 +13,15 @@ from torchrl.objectives import LossModule
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
+from globediff_torchrl.state_models.reading import mask_beside
 
 
 class StateModelLoss(LossModule):
     """The base of a state model's loss; a subclass says what its :meth:`terms` are.
 
     Reads ``("agents", "aux_observation")`` ``[*B, n, d_x]``, ``"state"`` ``[*B, d_s]`` or ``[*B, n, d_s]``, and
-    ``("agents", "active_mask")`` ``[*B, n, 1]`` (in the group of the model's ``aux_key``) if it is there: dead agents
-    do not count. Writes the terms as scalars: those whose name starts with ``loss_`` are added up and minimised, the
+    ``("agents", "active_mask")`` ``[*B, n, 1]`` (in the group of x, by whichever key) if it is there: dead agents do
+    not count. Writes the terms as scalars: those whose name starts with ``loss_`` are added up and minimised, the
     others are logged.
 
     Args:
@@ -44,6 +45,13 @@ class StateModelLoss(LossModule):
         super().__init__()
         self.model = model
         self.set_keys(aux_observation=model.aux_key, state=model.state_key, active_mask=model.mask_key)
+
+    def set_keys(self, **kwargs: NestedKey | None) -> None:
+        """TorchRL's; a new ``aux_observation`` takes ``active_mask`` along into its group, unless that is given too."""
+        if "aux_observation" in kwargs:
+            aux_key = kwargs["aux_observation"] or self.default_keys().aux_observation  # None: back to the default
+            kwargs.setdefault("active_mask", mask_beside(aux_key))
+        super().set_keys(**kwargs)
 
     @abstractmethod
     def terms(self, x: Tensor, s: Tensor, weights: Tensor | None) -> dict[str, Tensor]:

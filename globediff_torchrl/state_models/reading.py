@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
+from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 def as_key(key: Any) -> NestedKey:
     """A key as json may have left it: lists become tuples."""
     return tuple(key) if isinstance(key, list) else key
+
+
+def mask_beside(aux_key: NestedKey) -> NestedKey:
+    """Where it stands who counts: in the group of x; of an x at the root ``("agents", "active_mask")``."""
+    group = aux_key[:-1] if isinstance(aux_key, tuple) else ()
+    return (*group, keys.ACTIVE_MASK[-1]) if group else keys.ACTIVE_MASK
 
 
 def names(tensordict: TensorDictBase) -> list:
@@ -48,15 +55,15 @@ def read_pairs(
     ``[*B, n, 1]`` of numbers counts where it is not 0.
 
     Args:
-        model: gives sizes, ``infer_per``, and the keys where None is given for them.
+        model: gives sizes, ``infer_per``, and the keys where None is given for them; the mask's goes with x's.
         tensordict: the data. asker: who says so in an error.
         masked: False reads no mask, so that the dead count too.
 
     Raises:
         UserError: a missing key or a wrong shape.
     """
+    mask_key = mask_key or (model.mask_key if aux_key in (None, model.aux_key) else mask_beside(aux_key))
     aux_key, state_key = aux_key or model.aux_key, state_key or model.state_key
-    mask_key = mask_key or model.mask_key
     x, s = tensordict.get(aux_key, None), tensordict.get(state_key, None)
     for key, value, dim in ((aux_key, x, model.aux_dim), (state_key, s, model.state_dim)):
         if value is None:
