@@ -5,7 +5,7 @@ import torch
 from tensordict import TensorDict
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, fit
+from globediff_torchrl.state_models import Fitter, GlobeDiff, MLPStateModel, fit
 from globediff_torchrl.state_models import pairs as pairs_module
 from globediff_torchrl.state_models.pairs import TensorDictPairs, random_indices
 from globediff_torchrl.state_models.reading import read_pairs
@@ -161,6 +161,20 @@ def test_reading_copies_no_data(tmp_path):
     td = data().memmap(tmp_path)
     x, s, _ = read_pairs(regressor(), td)
     assert x.data_ptr() == td[AUX].data_ptr() and s.data_ptr() == td["state"].data_ptr()
+
+
+def test_data_that_carry_a_graph_are_fitted_as_those_that_do_not():
+    """A rollout that was not made under no_grad: its x holds the last action, and that the actor's graph."""
+    acting = torch.ones(64, 2, 4, requires_grad=True)
+    plain, carrying = data(), data()
+    carrying[AUX], carrying["state"] = carrying[AUX] * acting, carrying["state"] * acting[:, 0, :3]
+    losses = []
+    for td in (plain, carrying):
+        torch.manual_seed(0)
+        model = regressor()
+        losses.append(fit(model, td, steps=3, progress=False)["loss_regression"])
+        losses.append(Fitter(model).step(td)["loss_regression"])
+    assert acting.grad is None and losses[:2] == losses[2:]
 
 
 @pytest.mark.parametrize("ask", [lambda td: fit(regressor(), td, steps=1), regressor().make_loss()])

@@ -50,9 +50,10 @@ def read_pairs(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """x ``[*B, n, d_x]``, s ``[*B, n, d_s]``, raw, and who counts, bool ``[*B, n]``, or None without a mask.
 
-    Views of the data: memory-mapped ones are not read. Where one inference serves the team, n is 1: agent 0's x, which
-    counts as long as anyone lives. s may be stored once for all agents, ``[*B, d_s]``, or for each. A mask
-    ``[*B, n, 1]`` of numbers counts where it is not 0.
+    Views of the data, without their graph: a rollout that was made with gradients has the actor's, through the last
+    action, and a fit may not reach into it. Memory-mapped data are not read. Where one inference serves the team, n is
+    1: agent 0's x, which counts as long as anyone lives. s may be stored once for all agents, ``[*B, d_s]``, or for
+    each. A mask ``[*B, n, 1]`` of numbers counts where it is not 0.
 
     Args:
         model: gives sizes, ``infer_per``, and the keys where None is given for them; the mask's goes with x's.
@@ -90,4 +91,5 @@ def read_pairs(
             f"{mask_key!r} expects shape {[*x.shape[:-1], 1]} beside {aux_key!r} {list(x.shape)}, got "
             f"{[*mask.shape, 1]}: are they of the same steps?"
         )
-    return x, s if own else s.unsqueeze(-2).expand(*x.shape[:-1], model.state_dim), mask
+    s = s if own else s.unsqueeze(-2).expand(*x.shape[:-1], model.state_dim)
+    return x.detach(), s.detach(), mask
