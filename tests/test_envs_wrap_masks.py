@@ -9,7 +9,7 @@ import torch
 from pettingzoo_masks import masked
 from skirmish import Skirmish
 from torchrl.collectors import Collector
-from torchrl.data import OneHot
+from torchrl.data import Categorical, Composite, OneHot
 from torchrl.envs import ParallelEnv, RewardSum, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
@@ -92,6 +92,33 @@ def test_an_agent_without_a_legal_action_takes_any():
     rollout = env.rollout(40, break_when_any_done=False)
     assert illegal(rollout[..., :]) == int(rollout[k.ACTION][..., -1].numel())
     assert rollout[k.ACTION][..., -1].unique().tolist() == [0, 1, 2, 3]
+
+
+class Opposed(Skirmish):
+    """A group of two foes beside the team, with actions of their own and no mask."""
+
+    def __init__(self):
+        super().__init__()
+        foes = Composite(action=Categorical(5, (6, 2)), shape=(6, 2))
+        self.action_spec = Composite(agents=self.full_action_spec["agents"], foes=foes, shape=(6,))
+        self.taken = []
+
+    def _step(self, tensordict):
+        self.taken.append(tensordict["foes", "action"])
+        return super()._step(tensordict)
+
+
+@pytest.mark.parametrize("mixed_in", [False, True])
+def test_a_second_group_without_a_mask_acts_beside_the_masked_team(mixed_in):
+    class Own(LegalRandomActions, Opposed):
+        pass
+
+    inner = Own() if mixed_in else Opposed()
+    env = wrap_env(inner, max_steps=5)
+    check_env_specs(env)
+    assert played(env) == 0
+    assert torch.stack(inner.taken).unique().tolist() == [0, 1, 2, 3, 4]
+    assert env.full_action_spec.is_in(env.rand_action())
 
 
 def test_each_legal_action_is_equally_likely():

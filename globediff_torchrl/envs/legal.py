@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -34,12 +37,26 @@ def legal_action(env: EnvBase, tensordict: TensorDictBase | None, mask: Tensor |
     return out.set(ACTION, action)
 
 
+def random_action(
+    env: EnvBase,
+    tensordict: TensorDictBase | None,
+    ordinary: Callable[[TensorDictBase | None], TensorDictBase],
+    mask: Tensor | None = None,
+) -> TensorDictBase:
+    """:func:`legal_action` where that gives one, with the actions of ``ordinary`` for all groups but the team."""
+    if len(env.action_keys) > 1:  # not always: of a team alone it would draw, and move the random stream, for nothing
+        tensordict = ordinary(tensordict)
+        drawn = legal_action(env, tensordict, mask)
+        return tensordict if drawn is None else drawn
+    drawn = legal_action(env, tensordict, mask)
+    return ordinary(tensordict) if drawn is None else drawn
+
+
 class LegalRandomActions:
-    """Mixed into an environment: ``rand_action`` is :func:`legal_action` where that gives one."""
+    """Mixed into an environment: ``rand_action`` is :func:`random_action`."""
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
-        drawn = legal_action(self, tensordict, self._legal_now())
-        return super().rand_action(tensordict) if drawn is None else drawn
+        return random_action(self, tensordict, super().rand_action, self._legal_now())
 
     def _legal_now(self) -> Tensor | None:
         """The mask of where the environment is now, if it knows; used where a tensordict has none."""
@@ -54,8 +71,7 @@ class LegalTransformedEnv(TransformedEnv):
     """
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
-        drawn = legal_action(self, tensordict)
-        return EnvBase.rand_action(self, tensordict) if drawn is None else drawn
+        return random_action(self, tensordict, partial(EnvBase.rand_action, self))
 
     def _make_input_spec(self) -> Composite:
         input_spec = super()._make_input_spec()
