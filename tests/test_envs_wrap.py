@@ -167,6 +167,30 @@ def test_wrapped_copies_of_another_group_go_into_torchrls_batched_environments(b
         env.close()
 
 
+class Informed(Corridor):
+    """Each walker is told its power beside what it sees, under a key of its own within the group."""
+
+    def _infos(self):
+        return {agent: {"power": np.float32(self.clock)} for agent in self.possible_agents}
+
+    def reset(self, seed=None, options=None):
+        observation, _ = super().reset(seed, options)
+        return observation, self._infos()
+
+    def step(self, actions):
+        return (*super().step(actions)[:-1], self._infos())
+
+
+def test_a_group_within_the_group_is_renamed_whole():
+    envs = {group: wrap_env(walkers(group, Informed), group=group, max_steps=3) for group in ("agents", "walkers")}
+    for env in envs.values():
+        check_env_specs(env)
+    specs = [set(env.observation_spec.keys(True)) for env in envs.values()]
+    assert specs[0] == specs[1] and ("agents", "info", "power") in specs[0]
+    env = SerialEnv(2, lambda: wrap_env(walkers("walkers", Informed), group="walkers", max_steps=3))
+    assert env.rollout(3)["agents", "info", "power"][0, :, 0].flatten().tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("batched", [SerialEnv, ProcessEnv])
 def test_torchrls_batched_environments_serve_several_copies(batched):
     """Their workers are asked for nothing: before they have begun they cannot answer."""
