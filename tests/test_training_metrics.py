@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tensordict import TensorDict
+from torchrl.trainers.trainers import EarlyStopping
 
 from globediff_torchrl.envs.processes.crashed import drop_crashed
 from globediff_torchrl.envs.vmas import PRESETS, scenarios
@@ -39,6 +40,20 @@ def test_the_error_of_the_pretraining_reaches_the_logger_though_no_frame_is_coll
     (file,) = (tmp_path / "run" / "logs").rglob("*state_error.csv")
     step, value = file.read_text().splitlines()[-1].split(",")
     assert int(step) == 0 and float(value) == pytest.approx(trainer.table.rows[0]["pretraining/state_error"])
+
+
+def test_torchrls_early_stopping_finds_what_was_logged_and_the_trainer_keeps_but_the_last(fast_trainer, tmp_path):
+    made = []
+    for resume in (None, tmp_path / "run"):
+        trainer = fast_trainer("mappo", iterations=6, resume=resume)
+        made.append(EarlyStopping(monitor="return", min_delta=1e9, patience=160, wait_for=0))
+        made[-1].register(trainer)
+        trainer.train()
+        assert {len(values) for values in trainer._log_dict.values()} == {1}
+        assert trainer._log_dict["return"] == [trainer.table.rows[-1]["return"]]
+        frames = trainer.collected_frames
+        assert frames == (240 if resume is None else 320)  # the third iteration; of the resumed run the first one
+    assert made[0].best_score == made[1].best_score == trainer.table.rows[0]["return"]
 
 
 def test_a_crashed_episode_is_not_counted_and_the_engines_are_added_up():

@@ -71,7 +71,8 @@ class MAPPOTrainer(Trainer):
         if self.collected_frames == 0:  # Trainer takes what was never logged for logged at frame 0, and leaves it out
             self._last_log.update(dict.fromkeys(scalars, -1))
         super()._log(log_pbar=log_pbar, **scalars)
-        self._log_dict.clear()  # the table holds them; Trainer would keep every tensor of the run
+        for name in scalars:  # the last one is for hooks that ask (EarlyStopping); Trainer would keep all of the run
+            del self._log_dict[name][:-1]
 
     def train(self) -> dict[str, Any]:
         """Pretrains, trains, evaluates; returns the final results, which also stand in ``summary.json``.
