@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 from torchrl.modules import PopArtValueNorm
+from torchrl.objectives.multiagent import MAPPOLoss
 
 from globediff_torchrl import UserError, make_actor, make_critic, make_env, make_state_model
 from globediff_torchrl.policies import RunningNorm, add_memory, update_input_statistics
@@ -130,6 +133,24 @@ def test_the_critic_follows_the_value_norm_but_does_not_hold_it():
     before = critic(data.clone())["agents", "state_value"]
     norm.update(torch.full((100, 1), 1000.0))
     assert (critic(data)["agents", "state_value"] - before).abs().min() > 1.0
+
+
+def test_what_moves_the_critic_moves_its_value_norm():
+    env, norm = make_env("vmas/hunt", num_envs=2), PopArtValueNorm(shape=1)
+    critic, data = make_critic(env, norm).to("meta"), env.reset().select("state").to("meta")
+    assert norm.running_mean.device.type == critic(data)["agents", "state_value"].device.type == "meta"
+
+
+@pytest.mark.parametrize("functional", [True, False])
+def test_the_value_norm_is_saved_with_the_loss_and_followed_after_the_loss_is_moved(functional):
+    env, norm = make_env("vmas/hunt", num_envs=2), PopArtValueNorm(shape=1)
+    critic, actor = make_critic(env, norm), make_actor(env, reads=None)
+    assert not any("running_mean" in name for name in critic.state_dict())
+    loss = MAPPOLoss(actor, critic, value_norm=norm, functional=functional).double().float()
+    assert [name for name in loss.state_dict() if name.endswith("running_mean")] == ["value_norm.running_mean"]
+    norm.update(torch.full((100, 1), 1000.0))
+    with loss.critic_network_params.to_module(critic) if functional else nullcontext():
+        assert (critic(env.reset())["agents", "state_value"] - 1000.0).abs().max() < 10
 
 
 def test_the_critic_reads_the_state_alone():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tensordict import NestedKey
 from tensordict.nn import TensorDictModuleBase
@@ -25,8 +25,15 @@ class _ValueHead(Network):
         super().__init__(agents, trunk)
         self.team_wide = team_wide
         self.head = orthogonal(nn.Linear(features, 1), 1.0)
-        # in a tuple, so that it is no submodule: the loss owns the norm, updates it, and saves it
+        # in a tuple, so that it is no submodule: the loss owns the norm, updates it, and saves it. A functional loss
+        # would take a submodule's statistics for its own, which part from the norm's once the loss is moved
         self._value_norm = (value_norm,)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _ValueHead:
+        norm = self._value_norm[0]
+        if norm is not None:  # what moves the critic moves the norm, which it cannot do without
+            norm._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     def decode(self, encoded: Tensor) -> Tensor:
         value = self.head(encoded)
@@ -60,7 +67,8 @@ def make_critic(
         env: gives the shapes; of several copies (TorchRL's SerialEnv) pass one.
         value_norm: the running normaliser that is also given to ``MAPPOLoss``. The network then outputs normalised
             values, as the head of MAPPO's reference does, and the module the true ones. ``MAPPOLoss`` alone would
-            normalise a raw output: returns of 0 to 20 are fitted three times more slowly that way.
+            normalise a raw output: returns of 0 to 20 are fitted three times more slowly that way. ``critic.to(...)``
+            moves it along; ``critic.state_dict()`` does not hold it: save the loss, or the norm beside the critic.
         inputs: what it reads.
         hidden_sizes, activation, layer_norm: as of the actor.
         input_norm: as of the actor: in a training loop of your own, ``"running"`` needs
