@@ -218,6 +218,35 @@ def test_input_statistics_are_those_of_what_actor_and_critic_read(recurrent):
         torch.testing.assert_close(norm.mean, seen.flatten(0, -2).mean(0), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("functional", [True, False])
+@pytest.mark.parametrize("moved", [True, False])
+def test_the_statistics_of_a_loss_are_those_that_its_networks_are_called_with(functional, moved):
+    env = make_env("vmas/hunt", num_envs=4, max_steps=10)
+    actor, critic = make_actor(env, reads=None), make_critic(env)
+    with torch.no_grad():
+        batch = env.rollout(10, actor)
+    expected = make_critic(env)
+    expected.load_state_dict(critic.state_dict())
+    update_input_statistics(expected, batch)
+    loss = MAPPOLoss(actor, critic, functional=functional)
+    loss = loss.double().float() if moved else loss  # after which a functional loss shares nothing with its networks
+    update_input_statistics(nn.ModuleList([loss]), batch)
+    state = loss.state_dict()
+    counts = [value for name, value in state.items() if name.endswith("count") and "target" not in name]
+    assert [count.item() for count in counts] == [80, 40]  # of actor and critic
+    with loss.critic_network_params.to_module(critic) if functional else nullcontext():
+        found = critic(batch.clone())["agents", "state_value"]
+    torch.testing.assert_close(found, expected(batch.clone())["agents", "state_value"])
+
+
+def test_a_loss_of_several_copies_of_a_network_is_refused():
+    env = make_env("vmas/hunt", num_envs=2)
+    loss = MAPPOLoss(make_actor(env, reads=None), make_critic(env))
+    loss.convert_to_functional(make_critic(env), "critic_network", expand_dim=2)
+    with pytest.raises(UserError, match=r"one copy of a network, got critic_network of MAPPOLoss with \[2\] of them"):
+        update_input_statistics(loss, env.rollout(3))
+
+
 def test_a_module_without_running_statistics_is_left_alone():
     env = make_env("vmas/hunt", num_envs=2)
     critic = make_critic(env, input_norm="layer")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.envs import EnvBase
+from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, check_sizes, unknown
@@ -107,11 +108,12 @@ def update_input_statistics(module: nn.Module, batch: TensorDictBase) -> None:
     loop does. Does nothing for a module without a :class:`RunningNorm`.
 
     Args:
-        module: of :func:`make_actor` or :func:`make_critic`, or what holds several of them.
+        module: of :func:`make_actor` or :func:`make_critic`, or what holds several of them, such as ``MAPPOLoss``. In a
+            functional loss they are those that its networks are called with.
         batch: ``[*B]`` as the policy left it: holds every key that the module reads, the actor's view included.
 
     Raises:
-        UserError: a key is missing.
+        UserError: a key is missing; a loss that holds several copies of a network as one.
 
     Example:
         >>> with torch.no_grad():
@@ -122,6 +124,25 @@ def update_input_statistics(module: nn.Module, batch: TensorDictBase) -> None:
         expected = f"a rollout as the policy left it, with {part.in_keys}"
         values = read(batch, part.in_keys, "the input statistics need", expected)
         norm.update(join(values, part.module.agents))
+    for network, parameters in _functional_networks(module):
+        with parameters.to_module(network):
+            update_input_statistics(network, batch)
+
+
+def _functional_networks(module: nn.Module) -> Iterator[tuple[nn.Module, TensorDictParams]]:
+    """The networks of TorchRL's functional losses within a module, which are none of its submodules, and what they are
+    called with: of a loss that was moved or loaded this is no longer the network's own."""
+    for loss in (part for part in module.modules() if isinstance(part, LossModule)):
+        for name, network in vars(loss).items():
+            parameters = loss._modules.get(f"{name}_params")
+            if parameters is None or not running_norms(network):
+                continue
+            if parameters.batch_dims:
+                raise UserError(
+                    f"update_input_statistics expects one copy of a network, got {name} of {type(loss).__name__} with "
+                    f"{list(parameters.shape)} of them: call it with the network itself, before the loss is made."
+                )
+            yield network, parameters
 
 
 def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
