@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from skirmish import Skirmish
+from small_loss import SETTINGS
 from tensordict.nn import TensorDictSequential
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from globediff_torchrl import GlobeDiff, UserError, make_actor, make_env, make_state_model, wrap_env
+from globediff_torchrl import GlobeDiff, UserError, make_actor, make_critic, make_env, make_state_model, wrap_env
 from globediff_torchrl import keys as k
+from globediff_torchrl.training.mappo import Advantages, make_loss
 
 WITHOUT_STATE = ["globediff", "mappo", "mappo_joint", "regressor"]
 
@@ -95,6 +97,28 @@ def test_a_masked_categorical_never_draws_an_illegal_action(skirmish):
     assert mask.gather(-1, action.unsqueeze(-1)).all()
     assert (action[~active[..., 0]] == 0).all() and (~active).any()
     assert set(action[active[..., 0]].tolist()) == {1, 2, 3}
+
+
+def test_an_agent_without_a_legal_action_takes_any_and_changes_nothing_for_the_others(skirmish):
+    torch.manual_seed(0)
+    actor = make_actor(skirmish, reads=None)
+    plain = skirmish.rollout(40, break_when_any_done=False).exclude(k.ACTION)
+    stuck = plain.clone()
+    stuck[k.ACTION_MASK][..., -1, :] = False
+    for kind in (ExplorationType.RANDOM, ExplorationType.DETERMINISTIC):
+        found = []
+        for data in (plain, stuck):
+            torch.manual_seed(1)
+            with set_exploration_type(kind), torch.no_grad():
+                found.append(actor(data.clone()))
+        for key in (k.ACTION, k.ACTION_LOG_PROB):
+            assert torch.equal(*(one[key][..., :-1] for one in found))
+        assert found[1][k.ACTION_LOG_PROB].isfinite().all()
+        assert kind == ExplorationType.DETERMINISTIC or found[1][k.ACTION][..., -1].unique().tolist() == [0, 1, 2, 3]
+    loss = make_loss(actor, make_critic(skirmish), None, **SETTINGS)
+    losses = loss(Advantages(loss)(skirmish.rollout(40, break_when_any_done=False).update(found[1])).reshape(-1))
+    sum(value for name, value in losses.items() if name.startswith("loss_")).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in actor.parameters())
 
 
 def test_an_illegal_action_has_no_probability_and_the_legal_ones_share_all(skirmish):

@@ -79,8 +79,8 @@ def make_actor(
 
     Writes:
         ``("agents", "action")`` and ``("agents", "action_log_prob") [*B, n]``; tanh-normal over the bounds of the
-        action specification, or a categorical that cannot draw an illegal action. The parameters of the distribution
-        (``"loc"`` and ``"scale"``, or ``"logits"``) stand beside them.
+        action specification, or a categorical that cannot draw an illegal action, but any of an agent that has no legal
+        one. The parameters of the distribution (``"loc"`` and ``"scale"``, or ``"logits"``) stand beside them.
 
     Args:
         env: gives the shapes, the action specification and the layout of the state (``env.task``); of several copies
@@ -183,12 +183,22 @@ def _check_reads(reads: str, state_model: TensorDictModuleBase | None) -> None:
         )
 
 
+class LegalCategorical(MaskedCategorical):
+    """A categorical over the actions whose mask is True; of an agent for which nothing is legal, over all.
+
+    As random play has it, and TorchRL's PettingZooWrapper of the dead: torch's own would divide 0 by 0 there.
+    """
+
+    def __init__(self, logits: Tensor, *, mask: Tensor) -> None:
+        super().__init__(logits, mask=mask | ~mask.any(-1, keepdim=True))
+
+
 def _categorical(env: EnvBase) -> ProbabilisticTensorDictModule:
     masked = keys.ACTION_MASK in env.observation_spec.keys(True, True)
     return ProbabilisticTensorDictModule(
         in_keys={"logits": LOGITS, "mask": keys.ACTION_MASK} if masked else {"logits": LOGITS},
         out_keys=[keys.ACTION],
-        distribution_class=MaskedCategorical if masked else torch.distributions.Categorical,
+        distribution_class=LegalCategorical if masked else torch.distributions.Categorical,
         return_log_prob=True,
         log_prob_key=keys.ACTION_LOG_PROB,
     )
