@@ -85,6 +85,15 @@ class HideFeatures(AlwaysWrites):
         hidden = torch.where(self.visible, observation, observation.new_zeros(()))
         return put(next_tensordict, self.out_keys[0], hidden)
 
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        spec = observation_spec[self.in_keys[0]]
+        if isinstance(spec, Bounded):  # wide enough for the zeros
+            visible, (low, high) = self.visible.to(spec.device), (spec.space.low, spec.space.high)
+            low, high = low.where(visible, low.clamp(max=0)), high.where(visible, high.clamp(min=0))
+            wide = Bounded(low, high, spec.shape, device=spec.device, dtype=spec.dtype)
+            observation_spec[self.out_keys[0]] = wide
+        return observation_spec
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.names) or 'nothing'})"
 
