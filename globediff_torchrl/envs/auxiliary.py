@@ -7,9 +7,8 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.data.tensor_specs import Composite, Unbounded
-from torchrl.envs import Transform
 
-from globediff_torchrl.envs.transforms import AlwaysWrites, Eye, put, reset_mask
+from globediff_torchrl.envs.transforms import AlwaysWrites, Eye, ReadsSteps, put, reset_mask
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.keys import AUX_OBSERVATION, LAST_ACTION, OBSERVATION
 
@@ -30,6 +29,12 @@ class FrameMemory(nn.Module):
             )
         self.history, self.differences = history, differences
         self.register_buffer("frames", None, persistent=False)
+
+    def clone(self) -> FrameMemory:
+        """The same memory, which goes its own way from here."""
+        twin = FrameMemory(self.history, self.differences)
+        twin.frames = None if self.frames is None else self.frames.clone()
+        return twin
 
     def restart(self, frame: Tensor, chosen: Tensor | None) -> Tensor:
         """Begin anew with ``frame`` ``[*B, n, f]`` where ``chosen`` ``[*B]`` is True (None: everywhere)."""
@@ -70,7 +75,19 @@ def _joint_view(x: Tensor) -> Tensor:
     return twice.as_strided((*batch, n, n * size), (*twice.stride()[:-2], size, 1))
 
 
-class ObservationHistory(Transform):
+class Remembers(ReadsSteps):
+    """Base of the transforms that hold a :class:`FrameMemory`."""
+
+    memory: FrameMemory
+
+    def clone(self) -> Remembers:
+        """For another environment: TorchRL's shares all modules, and the two environments would fill one memory."""
+        twin = super().clone()
+        twin.memory = self.memory.clone()
+        return twin
+
+
+class ObservationHistory(Remembers):
     """Eq. 1: what each agent saw at t, t-1, ..., t-m.
 
     Reads ``("agents", "observation")`` ``[*B, n, d_o]``; writes ``("agents", "aux_observation")``
@@ -128,7 +145,7 @@ class JointObservation(AlwaysWrites):
         return observation_spec
 
 
-class AuxObservation(Transform):
+class AuxObservation(Remembers):
     """The x that the presets infer from, in one transform.
 
     A frame is an agent's observation and last action; frames make a history (Eq. 1), histories are joined (Eq. 2), and

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.data.tensor_specs import Bounded, Categorical, Composite, TensorSpec, Unbounded
@@ -43,10 +44,46 @@ def put(tensordict: TensorDictBase, key: NestedKey, value: Tensor) -> TensorDict
 
 
 class AlwaysWrites(Transform):
-    """Base of the transforms that write the same after a reset as after a step."""
+    """Base of the transforms that write the same after a reset as after a step, and into recorded data.
+
+    Called on a tensordict, or in a replay buffer, they read and write its root, as TorchRL's do, not ``"next"``.
+    """
+
+    @dispatch(source="in_keys", dest="out_keys")
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """What a step would write, of recorded data ``[*B]``.
+
+        Raises:
+            UserError: they do not hold what it reads.
+        """
+        for key in self.in_keys:
+            if tensordict.get(key, None) is None:
+                found = sorted(map(str, tensordict.keys(True, True)))
+                raise UserError(
+                    f"{type(self).__name__} expects {key!r} in the data, got {found}: record it, or name the key where "
+                    f"it stands when the transform is made."
+                )
+        return self._call(tensordict)
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
         return self._call(tensordict_reset)
+
+
+class ReadsSteps(Transform):
+    """Base of the transforms that read the step before as well: they need an environment."""
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Refuses recorded data, which need not be successive, nor say where an episode begins.
+
+        Raises:
+            UserError: always.
+        """
+        name = type(self).__name__
+        raise UserError(
+            f"{name} expects the steps of an environment, one behind the other, got recorded data of shape "
+            f"{list(tensordict.shape)}: put it around the environment, TransformedEnv(env, {name}(...)), and record "
+            f"{self.out_keys[0]!r} there."
+        )
 
 
 class Eye:
@@ -98,7 +135,7 @@ class HideFeatures(AlwaysWrites):
         return f"{type(self).__name__}({', '.join(self.names) or 'nothing'})"
 
 
-class LastAction(Transform):
+class LastAction(ReadsSteps):
     """Each agent's own previous action; zero after a reset, one-hot where actions are discrete.
 
     Reads ``("agents", "action")``; writes ``("agents", "last_action")`` ``[*B, n, d_a]`` (float).
