@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule, TensorDictSequential
+from tensordict.nn import TensorDictModule, TensorDictSequential, set_skip_existing
 from torch import nn
 from torchrl.modules import PopArtValueNorm
 from torchrl.objectives.multiagent import MAPPOLoss
@@ -202,6 +202,28 @@ def test_a_head_gives_what_a_tensordict_module_gives_without_converting_it(outpu
     assert Head(Net(), in_keys=["one", ("agents", "two")], out_keys=names)(given) is given
     assert set(given.keys(True, True)) == set(expected.keys(True, True))
     assert (given == expected).all()
+
+
+@pytest.mark.parametrize("recurrent", ["none", "gru"])
+def test_what_stands_there_is_left_alone_where_tensordict_is_told_so(recurrent):
+    env = make_env("vmas/hunt", num_envs=4, max_steps=10)
+    model = make_state_model("oracle", env)
+    actor, critic = make_actor(env, model, recurrent=recurrent), make_critic(env)
+    with torch.no_grad():
+        batch = critic(add_memory(env, actor).rollout(3, TensorDictSequential(model, actor)))
+        for part in (actor[0], actor[1], critic):  # view, network, value: each by itself, a sequence skips as a whole
+            written = {key: torch.full_like(batch[key], 7) for key in part.out_keys}
+            with set_skip_existing(True):
+                kept, made = part(batch.clone().update(written)), part(batch.exclude(*part.out_keys))
+            assert all((kept[key] == 7).all() and (made[key] != 7).all() for key in part.out_keys)
+            assert all((part(batch.clone().update(written))[key] != 7).all() for key in part.out_keys)
+
+
+def test_a_critic_takes_a_tensor_by_place_or_name_and_gives_one():
+    env = make_env("vmas/hunt", num_envs=2)
+    critic, data = make_critic(env), env.reset().select("state")
+    expected = critic(data.clone())["agents", "state_value"]
+    assert torch.equal(critic(data["state"]), expected) and torch.equal(critic(state=data["state"]), expected)
 
 
 @pytest.mark.parametrize("recurrent", ["none", "gru"])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tensordict import TensorDict
+from tensordict.nn import set_skip_existing
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl.errors import UserError
@@ -174,6 +175,29 @@ def test_a_model_exported_at_one_batch_size_is_the_same_at_another(name):
         for found, expected in zip(program(x), model(x), strict=True):
             torch.testing.assert_close(found, expected)
             assert found.shape[:2] == (9, 2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_stands_there_is_left_alone_where_tensordict_is_told_so(name):
+    model, td = make_state_model(name, (X, S), **MODELS[name]), data()
+    there = {key: torch.full((12, 2, S), 7.0) for key in model.out_keys}
+    with torch.no_grad(), set_skip_existing(True):
+        assert INFERRED in model(td.clone())
+        assert (model(td.clone().update(there))[INFERRED] == 7).all()
+    assert (model(td.clone().update(there))[INFERRED] != 7).all()
+
+
+@pytest.mark.parametrize("name", ["globediff", "regressor", "vae"])
+def test_a_loss_of_tensors_gives_its_terms_in_order(name):
+    loss, td = make_state_model(name, (X, S), **MODELS[name]).make_loss(), data()
+    found = []
+    for arguments, named in (((td,), {}), ((td[AUX], td["state"]), {}), ((), td.flatten_keys("_").to_dict())):
+        torch.manual_seed(0)
+        found.append(loss(*arguments, **named))
+    terms = tuple(found[0][key] for key in loss.out_keys)
+    assert found[0].keys() == set(loss.out_keys)
+    for one in found[1:]:
+        assert (one if isinstance(one, tuple) else (one,)) == terms
 
 
 @pytest.mark.parametrize("name", ["globediff", "regressor", "vae"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import TensorDictModuleBase, set_skip_existing
 from torch import Tensor
 
 from globediff_torchrl import keys
@@ -145,6 +145,7 @@ class EgoView(TensorDictModuleBase):
                     "another state model or environment; pass make_actor(env, state_model) the one in front of it."
                 )
 
+    @set_skip_existing(None)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         expected = (
             "a state model that writes it in front of the actor, TensorDictSequential(state_model, actor): put one "

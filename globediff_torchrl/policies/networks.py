@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from tensordict import NestedKey, TensorDictBase, TensorDictParams
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, dispatch, set_skip_existing
 from torch import Tensor, nn
 from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule
@@ -213,12 +213,15 @@ class Head(TensorDictModule):
     """A TensorDictModule whose network returns tensors, and nothing to be converted.
 
     TensorDictModule hands each output to ``TensorDict.from_any``, which looks through the import path for pandas: a
-    noticeable part of a small network's pass. Reads ``in_keys``, writes ``out_keys``, in place.
+    noticeable part of a small network's pass. Reads ``in_keys``, writes ``out_keys``, in place; of tensors it gives
+    tensors.
 
     Raises:
         UserError: a key is missing.
     """
 
+    @dispatch(auto_batch_size=False)
+    @set_skip_existing(None)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         outputs = self.module(*read(tensordict, self.in_keys, "the network reads", STEP))
         for key, output in zip(self.out_keys, outputs if isinstance(outputs, tuple) else (outputs,)):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import TensorDictModuleBase, set_skip_existing
 from torch import Tensor, nn
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import EnvBase, TensorDictPrimer
@@ -103,6 +103,7 @@ class RecurrentHead(TensorDictModuleBase):
         self.in_keys = [*in_keys, hidden_key, keys.STEP_COUNT]
         self.out_keys = [*out_keys, _next(hidden_key)]
 
+    @set_skip_existing(None)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         network = self.body.module
         value = network.encode(*read(tensordict, self.body.in_keys, "the network reads", STEP))

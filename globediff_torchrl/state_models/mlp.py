@@ -3,7 +3,7 @@
 from typing import Any
 
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import dispatch
+from tensordict.nn import dispatch, set_skip_existing
 from torch import Tensor, nn
 from torchrl.modules import MLP
 
@@ -73,6 +73,7 @@ class MLPStateModel(StateModel):
         }  # fmt: skip
 
     @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
+    @set_skip_existing(None)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the mean state to both out_keys; into a shallow copy where the tensordict is locked."""
         tensordict = unlocked(tensordict)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import dispatch
 from torch import Tensor
 from torchrl.objectives import LossModule
 
@@ -57,8 +58,9 @@ class StateModelLoss(LossModule):
     def terms(self, x: Tensor, s: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
         """Scalars by name, of standardised x ``[M, d_x]`` and s ``[M, d_s]``; ``weights`` ``[M]`` is 0 for the dead."""
 
+    @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The terms as a tensordict of scalars.
+        """The terms as a tensordict of scalars; of x and s as tensors, without a mask, a tuple of ``out_keys``.
 
         Raises:
             UserError: a model of which nothing would be trained; missing keys or wrong shapes.

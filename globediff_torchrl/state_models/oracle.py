@@ -3,7 +3,7 @@
 from typing import Any
 
 from tensordict import TensorDictBase
-from tensordict.nn import dispatch
+from tensordict.nn import dispatch, set_skip_existing
 
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
@@ -33,6 +33,7 @@ class OracleStateModel(StateModel):
         self.config = {"aux_dim": aux_dim, "state_dim": state_dim, **common}
 
     @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
+    @set_skip_existing(None)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the true state for each agent; into a shallow copy where the tensordict is locked."""
         x, s = tensordict.get(self.aux_key, None), tensordict.get(self.state_key, None)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import dispatch
+from tensordict.nn import dispatch, set_skip_existing
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import MLP
@@ -91,6 +91,7 @@ class VAEStateModel(StateModel):
         }  # fmt: skip
 
     @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
+    @set_skip_existing(None)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write a sample and its z; into a shallow copy where the tensordict is locked."""
         tensordict = unlocked(tensordict)
