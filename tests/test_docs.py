@@ -9,11 +9,15 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 import zlib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from globediff_torchrl import make_trainer
 from globediff_torchrl.envs import make_env
@@ -169,3 +173,15 @@ def test_the_configuration_files_are_all_shown_or_named():
     for group in ("algorithm", "experiment", "training", "env"):
         for name in configuration.choices(group):
             assert f"`{name}`" in pages, f"{group}={name} is in no page"
+
+
+def test_the_oldest_python_is_one_that_every_pinned_package_takes_and_the_documentation_names_it():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    oldest = settings["project"]["requires-python"].removeprefix(">=")
+    pages = "".join(path.read_text() for path in (ROOT / "README.md", *DOCS.glob("*.md")))
+    assert set(re.findall(r"Python (3\.\d+) or newer", pages)) == {oldest}
+    assert settings["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    extras = settings["project"]["optional-dependencies"]
+    pins = [Requirement(text) for text in (*settings["project"]["dependencies"], *extras["smax"]) if "==" in text]
+    needs = {pin.name: metadata.metadata(pin.name)["Requires-Python"] for pin in pins}
+    assert not {name for name, need in needs.items() if need and f"{oldest}.0" not in SpecifierSet(need)}, needs
