@@ -181,7 +181,7 @@ def check_machine() -> Iterator[Finding]:
             each.close()
     info = Path("/proc/meminfo")
     if info.exists():
-        free = int(re.search(r"MemAvailable:\s+(\d+)", info.read_text())[1]) / 2**20
+        free = int(re.search(r"MemAvailable:\s+(\d+)", info.read_text(encoding="utf-8"))[1]) / 2**20
         text = f"{free:.1f} GB of memory available, {os.cpu_count()} processors"
         low = free < LOW_MEMORY
         yield Finding("smac", "warning" if low else "ok", text, "use fewer env.num_envs" if low else "")

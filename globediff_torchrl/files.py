@@ -56,7 +56,7 @@ def one_at_a_time(path: Path, waiting: str) -> Iterator[None]:
     """
     lock = Path(f"{path}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    with lock.open("w", encoding="utf-8") as file:
         if fcntl is not None:
             _wait_for(file.fileno(), waiting)
         yield

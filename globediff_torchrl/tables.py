@@ -14,7 +14,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows that earlier runs have left, everything as text; none where there is no such file."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -28,7 +28,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]
         ValueError: a row has something that is no column.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part, part.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows if digits is None else (_rounded(row, digits) for row in rows))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import subprocess
+import sys
 import threading
 import traceback
 from multiprocessing.synchronize import SemLock
@@ -386,6 +390,33 @@ def test_the_saved_configuration_is_resolved_and_runs_again(fast_trainer, tmp_pa
     saved = OmegaConf.load(tmp_path / "run" / "config.yaml")
     validate(saved)
     assert saved.env.num_envs == 8 and saved.algorithm.name == "mappo" and saved.output == str(tmp_path / "run")
+
+
+def test_a_configuration_reads_as_it_was_written_whatever_the_locale(tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom omegaconf import OmegaConf\n"
+        "from globediff_torchrl.training.config import save\n"
+        "save(OmegaConf.create({'output': 'runs/gr\\u00f6\\u00dfe'}), Path(sys.argv[1]))\n"
+    )
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(tmp_path / "config.yaml")]
+    done = subprocess.run(command, env={**os.environ, **ascii_alone}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert OmegaConf.load(tmp_path / "config.yaml").output == "runs/größe"
+
+
+def test_no_text_file_of_the_package_depends_on_the_locale():
+    calls = [
+        (path.name, node)
+        for path in sorted(configuration.PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".read_text", ".write_text", ".open"))
+    ]
+    text = [(name, node) for name, node in calls if not any("b" in ast.unparse(value) for value in node.args[:1])]
+    assert len(text) > 15
+    assert not [
+        f"{name}:{node.lineno}" for name, node in text if "encoding" not in [word.arg for word in node.keywords]
+    ]
 
 
 def test_without_a_limit_on_a_task_that_never_ends_no_online_update_is_waited_for(fast_trainer, capsys):

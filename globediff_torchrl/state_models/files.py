@@ -59,7 +59,7 @@ def write_model(directory: Path, model: nn.Module, config: dict[str, Any]) -> No
     directory.mkdir(parents=True, exist_ok=True)
     # left in the opposite order: a stop between the two leaves new weights, whose hash tells that the config is older
     with replacing(directory / CONFIG) as new_config, replacing(directory / WEIGHTS) as new_weights:
-        new_config.write_text(json.dumps(content, indent=2) + "\n")
+        new_config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         save_file(weights, new_weights, metadata={PAIR: content[PAIR]})
 
 
@@ -73,7 +73,7 @@ def read_config(directory: Path, expected: str) -> dict[str, Any]:
     if not path.is_file() or not (directory / WEIGHTS).is_file():
         raise UserError(f"{directory} expects config.json and model.safetensors (see save_pretrained): not found.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is no JSON ({error}): was it cut off or edited?") from error
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)

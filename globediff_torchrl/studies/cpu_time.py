@@ -14,7 +14,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     total = 0
     for pid in pids:
         for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-            total += int(task.read_text().split()[0])
+            total += int(task.read_text(encoding="utf-8").split()[0])
     return total / 1e9
 
 

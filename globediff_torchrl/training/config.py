@@ -146,7 +146,7 @@ def literal(value: Any) -> Any:
 def save(config: DictConfig, path: Path) -> None:
     """Writes the resolved configuration beside the results, for the resume and for the reader."""
     with replacing(path) as part:
-        part.write_text(literal(OmegaConf.to_yaml(config, resolve=True)))
+        part.write_text(literal(OmegaConf.to_yaml(config, resolve=True)), encoding="utf-8")
 
 
 def folder_of(config: DictConfig, name: str) -> Path:

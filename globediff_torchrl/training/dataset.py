@@ -44,12 +44,12 @@ def write_sizes(folder: Path) -> None:
     """Lists the size of every file below ``folder``: a torn memory-mapped one would be filled up with zeros."""
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     sizes.pop(BEGUN, None)
-    (folder / SIZES).write_text(json.dumps(sizes))
+    (folder / SIZES).write_text(json.dumps(sizes), encoding="utf-8")
 
 
 def check_sizes(folder: Path) -> None:
     """Raises OSError where a file below ``folder`` is missing or has another size than when it was written."""
-    for name, size in json.loads((folder / SIZES).read_text()).items():
+    for name, size in json.loads((folder / SIZES).read_text(encoding="utf-8")).items():
         found = (folder / name).stat().st_size
         if found != size:
             raise OSError(f"{name} has {found} bytes, expected {size}: it is torn")
@@ -162,7 +162,7 @@ class PairWriter(TrainerHookBase):
             )
         write_sizes(self.path)
         with replacing(self.path / META) as part:
-            part.write_text(json.dumps({**description, "frames": self.written}, indent=2))
+            part.write_text(json.dumps({**description, "frames": self.written}, indent=2), encoding="utf-8")
         (self.path / BEGUN).unlink()
         return self.data[: self.written]
 
@@ -193,7 +193,7 @@ def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> Te
     if not (path / META).exists():
         return None
     try:
-        description = dict(json.loads((path / META).read_text()))
+        description = dict(json.loads((path / META).read_text(encoding="utf-8")))
         check_sizes(path)
         data = TensorDict.load_memmap(path)[: description["frames"]]
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:

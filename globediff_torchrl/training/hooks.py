@@ -257,7 +257,7 @@ class Table(TrainerHookBase):
         self.rows.append(row)
         self.current = {}
         if set(row) <= set(self.columns):
-            with self.path.open("a", newline="") as file:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
         else:
             self.rewrite()

@@ -50,7 +50,7 @@ def write_results(trainer: MAPPOTrainer) -> None:
     with replacing(output / WEIGHTS) as part:
         save_file(weights, part)
     with replacing(output / SUMMARY) as part:  # the last to be written that others wait for
-        part.write_text(json.dumps(trainer.results, indent=2))
+        part.write_text(json.dumps(trainer.results, indent=2), encoding="utf-8")
     learning_curve(rows, output / CURVE, f"{trainer.config.algorithm.name} on {trainer.env.task.name}")
     if trainer.config.progress or trainer.config.logger != "none":
         _say(trainer.results, output)
@@ -74,7 +74,7 @@ def load_ended(trainer: MAPPOTrainer) -> bool:
     """
     output = trainer.output
     try:
-        summary = json.loads((output / SUMMARY).read_text())
+        summary = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     if not summary.get("complete") or not (output / WEIGHTS).exists():

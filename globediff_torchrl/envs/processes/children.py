@@ -137,7 +137,7 @@ def children(pid: int | None = None, thread: int | None = None) -> list[int]:
     found: list[int] = []
     for file in tasks.glob("*/children") if thread is None else [tasks / str(thread) / "children"]:
         with contextlib.suppress(OSError):
-            found += [int(child) for child in file.read_text().split()]
+            found += [int(child) for child in file.read_text(encoding="utf-8").split()]
     return found
 
 
@@ -154,7 +154,7 @@ def resident_memory(pids: Iterable[int]) -> float:
     pages = 0
     for pid in with_descendants(pids):
         with contextlib.suppress(OSError):
-            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            pages += int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20 if pages else 0.0
 
 
@@ -176,7 +176,8 @@ def _gone(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:  # somebody else's child, to be reaped by them, or reaped by its Popen
         try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            # its second word is a name of any bytes, cut at 15
+            return Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[0] == "Z"
         except OSError:
             return True
 
@@ -189,6 +190,6 @@ def engines() -> list[tuple[int, int]]:
             words = (folder / "cmdline").read_bytes().split(b"\0")
             # a script is run by its interpreter, and stands second
             if any(Path(os.fsdecode(word)).name in ENGINE_NAMES for word in words[:2]):
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                parent = int((folder / "stat").read_text(encoding="latin-1").rpartition(")")[2].split()[1])
                 found.append((int(folder.name), parent))
     return found

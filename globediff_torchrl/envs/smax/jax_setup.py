@@ -76,6 +76,6 @@ def _keep_compiled() -> None:
 def _processor() -> str:
     """A name of this kind of processor: compiled code may not run on another one that shares the home directory."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
     return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
