@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -57,20 +57,31 @@ def one_at_a_time(path: Path, waiting: str) -> Iterator[None]:
     lock = Path(f"{path}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w", encoding="utf-8") as file:
-        if fcntl is not None:
-            _wait_for(file.fileno(), waiting)
+        if not lock_at_once(file.fileno()):
+            tqdm.write(waiting)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
-        lock.unlink(missing_ok=True)
+        if fcntl is not None:  # held, or it would be the next one's that goes
+            lock.unlink(missing_ok=True)
+    if fcntl is None:
+        with suppress(PermissionError):  # Windows removes no file that anybody has open
+            lock.unlink(missing_ok=True)
 
 
-def _wait_for(file: int, waiting: str) -> None:
+def lock_at_once(file: int) -> bool:
+    """Locks an open file, given by its descriptor, until it is closed; False where another process has locked it.
+
+    True also where there is nothing to lock with: on Windows, and on a file system without locks.
+    """
+    if fcntl is None:
+        return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        tqdm.write(waiting)
-        fcntl.flock(file, fcntl.LOCK_EX)
+        return False
     except OSError:  # a file system without locks
         pass
+    return True
 
 
 def allocate(folder: Path) -> None:

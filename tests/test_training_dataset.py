@@ -6,6 +6,7 @@ import inspect
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 from process_watch import wait_until
 from small_batches import batch_of
 
-from globediff_torchrl import UserError, make_env
+from globediff_torchrl import UserError, files, make_env
 from globediff_torchrl.envs.vmas import PRESETS, scenarios
 from globediff_torchrl.training.assembly import simulator_arguments
 from globediff_torchrl.training.config import compose
@@ -250,6 +251,29 @@ def test_comments_and_docstrings_leave_the_fingerprint_of_a_scenario_as_it_is(mo
     source = inspect.getsource
     monkeypatch.setattr(inspect, "getsource", lambda kind: source(kind).replace(before, after))
     assert (make_env("vmas/moved", num_envs=1).task.code == code) == same
+
+
+def test_the_lock_goes_also_where_no_open_file_can_be_removed(tmp_path, monkeypatch):
+    opened, to_open, unlink = [], Path.open, Path.unlink
+
+    def as_on_windows(path, missing_ok=False):
+        if any(file.name == str(path) and not file.closed for file in opened):
+            raise PermissionError(13, "being used by another process", str(path))
+        unlink(path, missing_ok)
+
+    def recorded(*args, **kwargs):
+        opened.append(to_open(*args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(Path, "open", recorded)
+    monkeypatch.setattr(Path, "unlink", as_on_windows)
+    with files.one_at_a_time(tmp_path / "data", "waiting"):
+        (tmp_path / "data").mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    with to_open(tmp_path / "data.lock", "w") as other, files.one_at_a_time(tmp_path / "data", "waiting"):
+        opened.append(other)  # that of a process that came in, too
+    assert (tmp_path / "data.lock").exists()
 
 
 def test_a_scenario_without_a_source_has_no_fingerprint(monkeypatch):
