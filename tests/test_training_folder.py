@@ -50,7 +50,7 @@ def test_a_start_in_the_folder_of_a_finished_run_moves_all_of_it_and_nothing_of_
     assert any(name.startswith("logs/") for name in before) and any(name.startswith("checkpoints/") for name in before)
     trainer = fast_trainer("mappo", "logger=csv", iterations=1, seed=1)
     assert contents(finished / "previous" / "1") == before
-    assert {name for name in contents(finished) if not name.startswith("previous")} == {"config.yaml"}
+    assert {name for name in contents(finished) if not name.startswith("previous")} == {"config.yaml", ".lock"}
     assert "now in" in capsys.readouterr().out
     trainer.train()
     logs = contents(finished / "logs")

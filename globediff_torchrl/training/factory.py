@@ -22,6 +22,7 @@ from globediff_torchrl.training.imports import import_modules
 from globediff_torchrl.training.results import load_ended
 from globediff_torchrl.training.resume import env_of, resumed
 from globediff_torchrl.training.run_files import CONFIG, LOGS, PREVIOUS, RUN, WEIGHTS
+from globediff_torchrl.training.run_lock import RunLock
 from globediff_torchrl.training.task_check import check_task
 from globediff_torchrl.training.trainer import MAPPOTrainer
 from globediff_torchrl.training.validation import validate
@@ -92,9 +93,26 @@ def trainer_from_config(config: DictConfig, overrides: Sequence[str] = ()) -> MA
         overrides: what was given explicitly; a resumed run takes everything else from its own ``config.yaml``.
 
     Raises:
-        UserError: what was asked for cannot be run; an earlier run in the same folder is then where it was.
+        UserError: what was asked for cannot be run, or another run is writing to the folder; an earlier run there is
+            then where it was.
     """
-    config = settle(config, overrides)
+    if config.resume is None:
+        config = settle(config, overrides)  # with resume it reads the folder, which is to be locked by then
+    lock = RunLock(configuration.output_of(config))
+    try:
+        trainer = _in_locked(lock, config, overrides)
+    except BaseException:
+        lock.release()
+        raise
+    trainer.lock = lock
+    return trainer
+
+
+def _in_locked(lock: RunLock, config: DictConfig, overrides: Sequence[str]) -> MAPPOTrainer:
+    """The trainer of :func:`trainer_from_config`; takes ``lock`` before it looks at what lies in the folder."""
+    lock.take()  # behind nothing that takes long, where the folder is there
+    if config.resume is not None:
+        config = settle(config, overrides)
     output = configuration.output_of(config)
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # it announces each buffer that it makes
     torch.set_num_threads(config.threads)
@@ -104,6 +122,7 @@ def trainer_from_config(config: DictConfig, overrides: Sequence[str] = ()) -> MA
     team = make_team(config, env)
     with _writing(output):
         output.mkdir(parents=True, exist_ok=True)
+        lock.take()
         left = _left_behind(output)
     trainer = assemble(config, env, team, output)
     if config.resume is not None:

@@ -14,5 +14,6 @@ CHECKPOINTS = "checkpoints"
 LOGS = "logs"  # of TorchRL's logger; files of its own may be open there before a run begins
 DATASET = "dataset"  # offline pairs, unless pretrain.dataset says otherwise; a later run in the folder takes them again
 PREVIOUS = "previous"  # earlier runs in the same folder
+LOCK = ".lock"  # while a run writes there; a killed one leaves it, which keeps nobody out
 
 RUN = (CONFIG, TABLE, SUMMARY, CURVE, WEIGHTS, FIT_STATE, FIT_TABLE, VIDEO, CHECKPOINTS)  # what is of one run alone

@@ -21,6 +21,7 @@ from globediff_torchrl.training.hooks import Table
 from globediff_torchrl.training.pretrain import Pretraining
 from globediff_torchrl.training.results import film, withdraw_results, write_results
 from globediff_torchrl.training.run_files import TABLE
+from globediff_torchrl.training.run_lock import RunLock
 
 
 class MAPPOTrainer(Trainer):
@@ -35,12 +36,14 @@ class MAPPOTrainer(Trainer):
         resumed_from: the checkpoint that a resumed run goes on from, until it trains.
         pretraining: the hook that fits the state model, None where none is fitted.
         stopped_by: the signal that ended the training behind an iteration, None where none did.
+        lock: keeps other runs out of the folder until the training has ended; None for a run within a run.
     """
 
     takes_signals = True  # False for a run within a run, whose end would not be the whole run's
     resumed_from: Path | None = None
     pretraining: Pretraining | None = None
     stopped_by: int | None = None
+    lock: RunLock | None = None
 
     def __init__(self, config: DictConfig, team: Team, env: EnvBase, output: Path, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -79,9 +82,13 @@ class MAPPOTrainer(Trainer):
 
         Raises:
             TrainingError: a NaN; what was computed before is on disk.
-            UserError: the disk is full; the last checkpoint is whole.
+            UserError: the disk is full; the last checkpoint is whole. Or another run has begun in the folder.
             Stopped: a signal before the first batch is collected, or a second one.
         """
+        with self.lock or nullcontext():
+            return self._train()
+
+    def _train(self) -> dict[str, Any]:
         try:
             if self.collected_frames >= self.total_frames:
                 tqdm.write(f"{self.output} is complete at {self.collected_frames} frames; nothing to train.")
