@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,6 +86,13 @@ def test_a_signal_that_ends_a_run_with_a_checkpoint_ends_its_sweep(monkeypatch, 
     monkeypatch.setattr(cli, "trainer_from_config", stopped)
     assert run(monkeypatch, "vmas", *arguments) == code
     assert len(ran) == 1 and ("resume=here goes on" in capsys.readouterr().err) == (code is not None)
+
+
+@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=1")])
+def test_a_sweep_writes_nothing_where_it_is_started(monkeypatch, ran, tmp_path, tmp_path_factory, launcher):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+    assert run(monkeypatch, "vmas", "-m", *launcher, "seed=0,1") is None
+    assert len(ran) == 2 and not list(tmp_path.iterdir())
 
 
 def test_a_combination_that_stands_twice_is_refused(refusal):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,15 @@ def script_width(preset: str | None, denoiser: str | None) -> int | None:
     return PRESETS["paper"]["width"] if denoiser == "unet" else 128
 
 
+def sweep_notes() -> str:
+    """Where hydra notes what a sweep is of: no folder of the user's, as it would be made wherever the sweep starts."""
+    user = os.getuid() if hasattr(os, "getuid") else "sweeps"  # Windows gives each user a folder of their own
+    return str(Path(tempfile.gettempdir()) / f"globediff_torchrl-{user}")
+
+
 OmegaConf.register_new_resolver("smac_family", smac_family, replace=True)
 OmegaConf.register_new_resolver("script_width", script_width, replace=True)
+OmegaConf.register_new_resolver("sweep_notes", sweep_notes, replace=True)
 
 
 def config_dir() -> Path:
