@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +70,26 @@ def test_every_argument_stands_in_the_documentation():
     everywhere = {"self", "scenario", "num_envs", "seed", "device", "kwargs"}
     for name in set(inspect.signature(SmaxEnv.__init__).parameters) - everywhere:
         assert f"\n| `{name}` |" in table, name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("JAX_ENABLE_X64", "1", "compute in 32 bits, .* unset JAX_ENABLE_X64"),
+        ("JAX_PLATFORMS", "cuda", "cannot run on JAX_PLATFORMS=cuda .* unset JAX_PLATFORMS"),
+        ("JAX_PLATFORMS", "rocket", "cannot run on JAX_PLATFORMS=rocket .*known backends"),
+    ],
+)
+def test_a_setting_of_jax_that_no_battle_runs_on_is_named(name, value, says):
+    code = (
+        "from globediff_torchrl import UserError, make_env\n"
+        "try:\n    make_env('smax/3m', num_envs=2)\n"
+        "except UserError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", CACHE_SWITCH: "off", name: value}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert re.search(says, done.stdout), done.stdout
 
 
 # ------------------------------------------------------------------------------------------------- compiled and kept

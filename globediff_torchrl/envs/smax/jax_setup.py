@@ -34,17 +34,35 @@ def load_battles() -> ModuleType:
     """The module :mod:`globediff_torchrl.envs.smax.battle`, with the compilation cache switched on.
 
     Raises:
-        UserError: jax or jaxmarl is not installed.
+        UserError: jax or jaxmarl is not installed, or jax is set to what no battle runs on.
     """
     check_installed()
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)  # it tells of each accelerator that is not there
     try:
         with _silent():
+            _check_settings()
             from globediff_torchrl.envs.smax import battle
     except ImportError as error:  # installed in part, or another version
         raise _missing(f"a part of jax or jaxmarl ({error})") from error
     _keep_compiled()
     return battle
+
+
+def _check_settings() -> None:
+    import jax
+
+    if jax.config.jax_enable_x64:
+        raise UserError(
+            "smax environments compute in 32 bits, as jaxmarl does, but jax is set to 64: unset JAX_ENABLE_X64, or call "
+            "jax.config.update('jax_enable_x64', False) before they are made."
+        )
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:  # an accelerator without its plugin is asserted away
+        raise UserError(
+            f"jax cannot run on JAX_PLATFORMS={jax.config.jax_platforms} ({error or 'no such platform here'}); expected "
+            "platforms that this jax has, such as cpu: unset JAX_PLATFORMS, or install jax for that platform."
+        ) from error
 
 
 @contextmanager
