@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from globediff_torchrl.evaluation.fact_panel import COLOURS, KNOWN, PALE, FactPanel, breadth, bulk, cross, dots, quiet
-from globediff_torchrl.evaluation.figures import INK
+from globediff_torchrl.evaluation.figures import INK, own_text
 from globediff_torchrl.evaluation.inferred_episode import Episode
 from globediff_torchrl.layout import Feature
 from globediff_torchrl.state_models.numerics import CONSTANT
@@ -101,6 +101,7 @@ class EpisodeFigure:
         return centre - half, centre + half
 
     # ------------------------------------------------------------------------------------------------ the artists
+    @own_text()
     def _build(self, facts: list[Feature]) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -228,10 +229,12 @@ class EpisodeFigure:
         artists += [artist for panel in self.facts.values() for artist in panel.moving]
         return sorted(artists, key=lambda artist: artist.get_zorder())
 
+    @own_text()
     def save(self, path: Path) -> None:
         """The step that is shown, as PNG."""
         self.figure.savefig(path, dpi=2 * DPI)
 
+    @own_text()
     def animate(self, path: Path, fps: int, steps: Iterable[int]) -> None:
         """All ``steps``, as GIF."""
         from PIL import Image

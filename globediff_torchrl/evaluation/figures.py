@@ -1,13 +1,27 @@
-"""The figure of a run: its learning curve."""
+"""The figure of a run, its learning curve; and what every figure of the package is drawn with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 INK, COLOURS = "#333333", ("#1b6ca8", "#d1495b", "#3a7d44", "#8d6a9f", "#e08e45", "#5c5c5c", "#2a9d8f")
 
 
+@contextmanager
+def own_text() -> Iterator[None]:
+    """Has matplotlib set the text itself, whatever the user's matplotlibrc says.
+
+    With ``text.usetex`` an underscore in a name, or a machine without LaTeX, would end the run in an error.
+    """
+    from matplotlib import rc_context
+
+    with rc_context({"text.usetex": False}):
+        yield
+
+
+@own_text()
 def learning_curve(rows: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
     """Return of the training batches and of the evaluations over environment frames, as PNG.
 

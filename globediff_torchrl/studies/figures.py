@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from globediff_torchrl.evaluation.figures import COLOURS, INK
+from globediff_torchrl.evaluation.figures import COLOURS, INK, own_text
 
 
+@own_text()
 def bracket_figure(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """One panel an environment: the return of each algorithm, a dot a seed and a bar for the mean, as PNG.
 
@@ -44,6 +45,7 @@ def bracket_figure(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+@own_text()
 def study_curves(
     runs: Mapping[tuple[str, str], Sequence[Sequence[tuple[float, float]]]], path: Path, quantity: str
 ) -> None:
