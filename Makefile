@@ -3,7 +3,8 @@
 # make docs     the documentation, in docs/_build/html
 # make clean    removes what the above have built; runs/ stays
 #
-# PYTHON=python3.12 chooses the interpreter the environment is made from; pip reads its own settings (PIP_*, pip.conf).
+# PYTHON=python3.12 chooses the interpreter the environment is made from, so make clean comes before another one; pip
+# reads its own settings (PIP_*, pip.conf).
 # ARGS='algorithm=mappo' is handed to the main job, TESTS='-k schedule' to pytest.
 
 PYTHON ?= python3
