@@ -12,8 +12,12 @@ MAPS = Path("Maps/SMAC_Maps")
 
 
 def game_folder() -> Path:
-    """The game's folder, whether it is there or not."""
-    return Path(os.environ.get("SC2PATH") or DEFAULT_FOLDER).expanduser()
+    """The game's folder, whether it is there or not; with its ``~`` for a user who has no home, where none is there."""
+    folder = Path(os.environ.get("SC2PATH") or DEFAULT_FOLDER)
+    try:
+        return folder.expanduser()
+    except RuntimeError:  # no HOME, and no entry in passwd: a container run under a bare number
+        return folder
 
 
 def named_folder() -> str:

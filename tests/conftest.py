@@ -81,6 +81,17 @@ def fast_trainer(tmp_path, fast_config):
 
 
 @pytest.fixture
+def no_home(monkeypatch):
+    """A user of a bare number, as in a container: no HOME and no entry in passwd."""
+
+    def unknown(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.delenv("HOME", raising=False)
+
+
+@pytest.fixture
 def progress():
     """``progress(folder)`` -> the rows of progress.csv as dictionaries of strings, without the timings."""
 

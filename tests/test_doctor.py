@@ -110,6 +110,12 @@ def test_a_launch_has_the_time_that_a_run_gives_it(monkeypatch):
         assert limits[name] == run[name]
 
 
+def test_the_doctor_goes_on_for_a_user_without_a_home(monkeypatch, capsys, no_home):
+    monkeypatch.delenv("SC2PATH", raising=False)
+    lines = report(capsys, "--launch", "none")[1]
+    assert lines_with(lines, "missing", "no folder ~/StarCraftII (SC2PATH is not set)")
+
+
 def parameters(kind):
     return {name: parameter.default for name, parameter in inspect.signature(kind.__init__).parameters.items()}
 

@@ -141,3 +141,9 @@ def test_a_folder_that_jax_was_given_already_stays(fresh_cache, monkeypatch, tmp
     monkeypatch.setenv(CACHE_SWITCH, str(tmp_path / "own"))
     load_battles()
     assert fresh_cache.jax_compilation_cache_dir == str(tmp_path / "given")
+
+
+def test_nothing_is_kept_of_a_user_without_a_home(fresh_cache, monkeypatch, no_home):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    load_battles()
+    assert fresh_cache.jax_compilation_cache_dir is None

@@ -86,9 +86,19 @@ def _keep_compiled() -> None:
     asked = os.environ.get(CACHE_SWITCH, "")
     if asked == "off" or jax.config.jax_compilation_cache_dir is not None:
         return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(asked) if asked else home / "globediff_torchrl" / "jax"
+    folder = Path(asked) if asked else _cache_folder()
+    if folder is None:
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder / _processor()))
+
+
+def _cache_folder() -> Path | None:
+    """The user's own; None for a user who has no home."""
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no HOME, and no entry in passwd: a container run under a bare number
+        return None
+    return home / "globediff_torchrl" / "jax"
 
 
 def _processor() -> str:
