@@ -1,11 +1,13 @@
-"""Imports run one way, from room to room; the state models and the policies need no environment."""
+"""Imports run one way, from room to room; the state models and the policies need no environment; types come along."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,9 @@ def test_the_state_models_and_the_policies_load_no_simulator(name):
 def test_the_programs_of_the_documentation_import_no_study():
     used = {room for path in (ROOT / "docs" / "examples").glob("*.py") for room in imported(path)}
     assert used and "studies" not in used
+
+
+def test_the_package_says_that_it_is_typed_also_where_it_is_installed():
+    assert resources.files(PACKAGE.name).joinpath("py.typed").is_file()
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "py.typed" in settings["package-data"][PACKAGE.name]
