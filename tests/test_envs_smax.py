@@ -13,6 +13,7 @@ from torchrl.envs.utils import check_env_specs
 
 from globediff_torchrl import keys, make_env
 from globediff_torchrl.envs import describe_hidden, load_simulator_state, simulator_state
+from globediff_torchrl.envs.smax import STOP
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models import MLPStateModel
 
@@ -218,6 +219,30 @@ def test_a_saved_battle_goes_on_as_it_would_have(marines):
     saved["simulator/0"] = saved["simulator/0"][:3]
     with pytest.raises(UserError, match="other arguments"):
         load_simulator_state(marines, saved)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_after_a_load_a_partial_reset_leaves_the_loaded_battles_alone(marines, begun):
+    td = played(marines, 7)[:, -1]["next"]
+    saved = simulator_state(marines)
+    chosen = torch.zeros(B, 1, dtype=torch.bool)
+    chosen[:3] = True
+    ask = td.exclude(keys.REWARD).set("_reset", chosen)
+    expected = marines.reset(ask.clone())
+    other = make_env("smax/3m", num_envs=B, seed=1, state_target="relative")
+    if begun:
+        other.reset()
+    load_simulator_state(other, saved)
+    assert torch.equal(other.base_env._legal_now(), td[keys.ACTION_MASK])
+    found = other.reset(ask.clone())
+    everybody_stops = torch.full((B, 3), STOP)
+    first, again = (
+        env.step(start.clone().set(keys.ACTION, everybody_stops))["next"]
+        for env, start in ((marines, expected), (other, found))
+    )
+    for key in ("state", keys.OBSERVATION, keys.ACTION_MASK, keys.ACTIVE_MASK, keys.TARGET_STATE):
+        assert torch.equal(expected[key], found[key]), key
+        assert torch.equal(first[key], again[key]), key
 
 
 @pytest.mark.parametrize(

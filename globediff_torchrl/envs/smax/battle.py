@@ -104,6 +104,7 @@ class Battles:
         self._shapes = jax.eval_shape(self._begin, jax.random.PRNGKey(0))[0]
         self.step = jax.jit(jax.vmap(self._step))
         self.reset = jax.jit(self._reset)
+        self.read = jax.jit(jax.vmap(self._read_again))
 
     def seed(self, seed: int) -> Array:
         """One random key a battle, ``[B, 2]``: the battles of a seed are the same whatever their number."""
@@ -191,6 +192,11 @@ class Battles:
         won = allies_live & ~enemies_live  # none left on either side is a draw
         truncated = world.done & ~terminated
         return Outcome(jnp.full((n, 1), reward, jnp.float32), terminated[None], truncated[None], won[None])
+
+    def _read_again(self, full: Tree) -> Readings:
+        """The readings that the step or reset gave which led to this battle; they are no part of what is saved."""
+        state, _ = full
+        return self._read(state, self.units.get_all_unit_obs(state))
 
     def _read(self, state: Tree, observations: dict[str, Array]) -> Readings:
         units, world = self.units, state.state

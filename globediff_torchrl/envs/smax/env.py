@@ -198,12 +198,14 @@ class SmaxEnv(LegalRandomActions, EnvBase):
         return self.battles.to_tensors(self._keys, self._battle)
 
     def load_simulator_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Bring back what :meth:`simulator_tensors` gave.
+        """Bring back what :meth:`simulator_tensors` gave; the battles then count as begun, also without a reset.
 
         Raises:
             UserError: it was given by an environment with another number of battles or units.
         """
         self._keys, self._battle = self.battles.from_tensors(tensors)
+        # a partial reset returns them for the battles that go on, and random actions are drawn by their mask
+        self._readings = self._to_torch(self.battles.read(self._battle))
 
 
 def _check(scenario, num_envs, max_steps, sight_range, enemy_types, state_target) -> None:
