@@ -1,4 +1,4 @@
-"""The random stream of VMAS and the simulator's tensors: to save, to bring back, to leave alone."""
+"""The random stream of VMAS and the simulator's tensors and choices: to save, to bring back, to leave alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchrl.envs import EnvBase, TransformedEnv
+from vmas.simulator.core import Entity
 from vmas.simulator.environment import Environment
 
 from globediff_torchrl.errors import UserError
@@ -105,9 +106,9 @@ def preserve_vmas_rng() -> Iterator[None]:
 
 
 # rebuilt in every step, or of no consequence for the simulation
-_SKIPPED = {"forces_dict", "torques_dict", "entity_index_map", "viewer"}
+_SKIPPED = {"forces_dict", "torques_dict", "entity_index_map", "viewer", "action_space", "observation_space"}
 _LEAVES = (str, bytes, int, float, complex, bool, type(None), type, Enum, FunctionType, MethodType, ModuleType)
-_TRANSFORMS = "transform"
+_TENSOR, _NUMBER, _ENTITY, _TRANSFORMS = "simulator", "number", "entity", "transform"  # what a path begins with
 
 
 def can_be_saved(env: EnvBase) -> bool:
@@ -119,22 +120,32 @@ def can_be_saved(env: EnvBase) -> bool:
 def simulator_state(env: EnvBase) -> dict[str, Tensor]:
     """Copies of all tensors of a simulator and of its transforms' memories, by the path that leads to them.
 
-    With :func:`vmas_rng_state` and the tensordict that the collector holds, it brings a run back exactly.
+    Of VMAS also every Python number, and which agent or landmark each attribute refers to: scenarios draw some of them
+    in a reset, as a goal or a mass. With :func:`vmas_rng_state` and the tensordict that the collector holds, it brings
+    a run back exactly.
 
     Args:
         env: what :func:`~globediff_torchrl.envs.make_env` gives.
 
     Returns:
-        path -> tensor; tensors that the simulator shares stay shared.
+        path -> tensor; tensors that the simulator shares stay shared. A number is a tensor without dimensions, an
+        agent or a landmark its place among all of them.
     """
     copies: dict[int, Tensor] = {}
     state = {}
     base = _innermost(env)
     if hasattr(base, "simulator_tensors"):
-        state = {f"simulator/{name}": tensor for name, tensor in base.simulator_tensors().items()}
+        state = {f"{_TENSOR}/{name}": tensor for name, tensor in base.simulator_tensors().items()}
     else:
-        for path, tensor in _tensors(_vmas_environment(env), "simulator", set()):
-            state[path] = copies.setdefault(id(tensor), tensor.detach().clone())
+        simulator = _vmas_environment(env)
+        places = {id(entity): place for place, entity in enumerate(_entities(simulator).values())}
+        for path, value in _parts(simulator):
+            if isinstance(value, Tensor):
+                state[path] = copies.setdefault(id(value), value.detach().clone())
+            else:
+                number = places[id(value)] if path.startswith(f"{_ENTITY}/") else value
+                # torch's own choice for a float would round it
+                state[path] = torch.tensor(number, dtype=torch.float64 if isinstance(number, float) else None)
     for name, buffer in _memories(env):
         state[f"{_TRANSFORMS}/{name}"] = buffer.clone()
     return state
@@ -143,32 +154,41 @@ def simulator_state(env: EnvBase) -> dict[str, Tensor]:
 def load_simulator_state(env: EnvBase, state: dict[str, Tensor]) -> None:
     """Bring an environment made by the same call back to where :func:`simulator_state` was taken.
 
+    States without numbers and references, which earlier versions saved, leave the environment's own.
+
     Raises:
         UserError: where the environment has other parts, or another number of environments.
     """
     base = _innermost(env)
     if hasattr(base, "load_simulator_tensors"):
         _load_memories(env, state)
-        simulator = {path.split("/", 1)[1]: saved for path, saved in state.items() if path.startswith("simulator/")}
+        simulator = {path.split("/", 1)[1]: saved for path, saved in state.items() if path.startswith(f"{_TENSOR}/")}
         return base.load_simulator_tensors(simulator)
     simulator = _vmas_environment(env)
-    present = dict(_tensors(simulator, "simulator", set()))
+    present = dict(_parts(simulator))
     if not all(path in present or path.startswith(f"{_TRANSFORMS}/") for path in state):
-        # scenarios and scripted agents make some of their tensors in the first step
+        # scenarios and scripted agents make some of their parts in the first step
         with preserve_vmas_rng():
             simulator.step(simulator.get_random_actions())
-        present = dict(_tensors(simulator, "simulator", set()))
+        present = dict(_parts(simulator))
     _load_memories(env, state)
+    entities = list(_entities(simulator).values())
     bound: dict[tuple, Tensor] = {}
     for path, saved in state.items():
-        if path in present and present[path].shape != saved.shape:
-            shapes = f"shape {tuple(saved.shape)}, the environment's {tuple(present[path].shape)}"
-            raise UserError(f"The saved {path} has {shapes}: made with other arguments?")
-        if path.startswith(f"{_TRANSFORMS}/"):
-            continue
-        # tensors that were one when saved are one again, also after torch.save and torch.load
-        storage = (saved.untyped_storage().data_ptr(), saved.storage_offset(), saved.shape, saved.stride())
-        _bind(simulator, path, bound.setdefault(storage, saved.to(simulator.device, copy=True)))
+        kind = path.split("/", 1)[0]
+        if kind == _TENSOR:
+            if path in present and present[path].shape != saved.shape:
+                shapes = f"shape {tuple(saved.shape)}, the environment's {tuple(present[path].shape)}"
+                raise UserError(f"The saved {path} has {shapes}: made with other arguments?")
+            # tensors that were one when saved are one again, also after torch.save and torch.load
+            storage = (saved.untyped_storage().data_ptr(), saved.storage_offset(), saved.shape, saved.stride())
+            _bind(simulator, path, bound.setdefault(storage, saved.to(simulator.device, copy=True)))
+        elif kind == _NUMBER:
+            _bind(simulator, path, saved.item())
+        elif kind == _ENTITY:
+            if saved.item() >= len(entities):
+                raise _missing(path)
+            _bind(simulator, path, entities[saved.item()])
 
 
 def _innermost(env: EnvBase) -> EnvBase:
@@ -210,16 +230,45 @@ def _children(holder: Any) -> Iterator[tuple[str, Any]]:
         yield from ((name, value) for name, value in getattr(holder, "__dict__", {}).items() if name not in _SKIPPED)
 
 
-def _tensors(holder: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+def _entities(simulator: Environment) -> dict[str, Entity]:
+    """All agents, then all landmarks, by their paths without what a path begins with."""
+    world = simulator.scenario.world
+    lists = {"_agents": world._agents, "_landmarks": world._landmarks}
+    return {f"scenario/_world/{name}/{i}": each for name, held in lists.items() for i, each in enumerate(held)}
+
+
+def _parts(simulator: Environment) -> Iterator[tuple[str, Any]]:
+    """Every tensor, Python number and attribute that refers to an agent or a landmark.
+
+    What belongs to an agent or a landmark is found under its own place, never through an attribute that refers to it:
+    that of another environment, or after another reset, may refer to another one.
+    """
+    entities = _entities(simulator)
+    seen = {id(entity) for entity in entities.values()}
+    known = frozenset(seen)
+    for path, entity in entities.items():
+        yield from _walk(entity, path, seen, known)
+    yield from _walk(simulator, "", seen, known)
+
+
+def _walk(holder: Any, path: str, seen: set[int], entities: frozenset[int]) -> Iterator[tuple[str, Any]]:
     seen.add(id(holder))
+    fixed = isinstance(holder, tuple)  # tensors in it can be written to, nothing else
     for name, value in _children(holder):
+        below = f"{path}/{name}" if path else name
         if isinstance(value, Tensor):
-            yield f"{path}/{name}", value
+            yield f"{_TENSOR}/{below}", value
+        elif isinstance(value, int | float) and not isinstance(value, Enum):
+            if not fixed:
+                yield f"{_NUMBER}/{below}", value
+        elif id(value) in entities:
+            if not fixed:
+                yield f"{_ENTITY}/{below}", value
         elif id(value) not in seen and not isinstance(value, _LEAVES):
-            yield from _tensors(value, f"{path}/{name}", seen)
+            yield from _walk(value, below, seen, entities)
 
 
-def _bind(root: Any, path: str, value: Tensor) -> None:
+def _bind(root: Any, path: str, value: Any) -> None:
     *parents, name = path.split("/")[1:]
     holder = root
     for step in parents:
@@ -233,4 +282,8 @@ def _bind(root: Any, path: str, value: Tensor) -> None:
     elif hasattr(holder, "__dict__"):
         holder.__dict__[name] = value
     else:
-        raise UserError(f"The environment has no {path} to bring back: made with other arguments?")
+        raise _missing(path)
+
+
+def _missing(path: str) -> UserError:
+    return UserError(f"The environment has no {path} to bring back: made with other arguments?")
