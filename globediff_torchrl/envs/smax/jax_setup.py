@@ -53,15 +53,15 @@ def _check_settings() -> None:
 
     if jax.config.jax_enable_x64:
         raise UserError(
-            "smax environments compute in 32 bits, as jaxmarl does, but jax is set to 64: unset JAX_ENABLE_X64, or call "
-            "jax.config.update('jax_enable_x64', False) before they are made."
+            "smax environments compute in 32 bits, as jaxmarl does, but jax is set to 64: unset JAX_ENABLE_X64, or "
+            "call jax.config.update('jax_enable_x64', False) before they are made."
         )
     try:
         jax.devices()
     except (AssertionError, RuntimeError) as error:  # an accelerator without its plugin is asserted away
         raise UserError(
-            f"jax cannot run on JAX_PLATFORMS={jax.config.jax_platforms} ({error or 'no such platform here'}); expected "
-            "platforms that this jax has, such as cpu: unset JAX_PLATFORMS, or install jax for that platform."
+            f"jax cannot run on JAX_PLATFORMS={jax.config.jax_platforms} ({error or 'no such platform here'}); "
+            "expected platforms that this jax has, such as cpu: unset JAX_PLATFORMS, or install jax for that platform."
         ) from error
 
 
