@@ -274,7 +274,7 @@ def test_every_printed_command_names_what_exists():
         for line in re.findall(r"^ *(python benchmarks/smac\.py .*)$", page.read_text(), re.MULTILINE):
             _, _, *arguments = shlex.split(line, comments=True)
             given = [argument.partition("=") for argument in arguments if not argument.startswith("-")]
-            choices = [[f"{name}={choice}" for choice in value.split(",")] for name, _, value in given]
+            choices = [[f"{name}={choice}" for choice in re.split(r",(?![^[]*\])", value)] for name, _, value in given]
             for combination in itertools.product(*choices):
                 smac(*combination)
             found += 1
