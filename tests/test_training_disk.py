@@ -198,7 +198,11 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_results_to_the_resume(fast_tr
 
 def monkeypatch_write(patch, name, full):
     write = Path.write_text
-    patch.setattr(Path, "write_text", lambda self, *a: full() if self.name.startswith(name) else write(self, *a))
+
+    def write_text(self, *args, **kwargs):
+        return full() if self.name.startswith(name) else write(self, *args, **kwargs)
+
+    patch.setattr(Path, "write_text", write_text)
     if name == "policy.safetensors":
         patch.setattr("globediff_torchrl.training.results.save_file", full)
 

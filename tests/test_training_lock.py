@@ -153,9 +153,10 @@ def test_a_process_that_was_forked_from_a_killed_run_holds_no_lock(tmp_path):
     lock = RunLock(tmp_path)
     lock.take()
     context = multiprocessing.get_context("fork")
-    end = context.Event()
-    child = context.Process(target=end.wait)
+    begun, end = context.Event(), context.Event()
+    child = context.Process(target=lambda: (begun.set(), end.wait()))
     child.start()
+    assert begun.wait(60)
     os.close(lock.file)  # what a kill does
     lock.file = None
     try:
