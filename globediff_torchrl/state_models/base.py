@@ -1,7 +1,7 @@
 """What all state models share: the keys, the standardisation, the reading of x, and saving to disk."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -234,7 +234,7 @@ class StateModel(TensorDictModuleBase):
         write_model(Path(directory), self, self.config)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, **overrides: Any) -> "StateModel":
+    def from_pretrained(cls, directory: str | Path, **overrides: Any) -> Self:
         """Read what :meth:`save_pretrained` wrote. ``overrides`` replace saved arguments, of :attr:`overridable` alone.
 
         Raises:
@@ -247,7 +247,7 @@ class StateModel(TensorDictModuleBase):
         return model
 
     @classmethod
-    def from_env(cls, env: Any, **overrides: Any) -> "StateModel":
+    def from_env(cls, env: Any, **overrides: Any) -> Self:
         """Build the model that fits an env of :func:`make_env`: sizes from its specs, ``infer_per`` from its task.
 
         One inference serves the team where x is joint, unless each agent has a target of its own.
@@ -263,7 +263,7 @@ class StateModel(TensorDictModuleBase):
         return with_overrides(saved, overrides, cls.overridable)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "StateModel":
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The model of these arguments.
 
         Raises:

@@ -1,6 +1,6 @@
 """GlobeDiff: the global state, inferred by conditional diffusion from what the agents see."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -283,7 +283,7 @@ class GlobeDiff(StateModel):
 
     # ------------------------------------------------------------------------------------------------------ files
     @classmethod
-    def from_env(cls, env: Any, preset: str = "tuned", **overrides: Any) -> "GlobeDiff":
+    def from_env(cls, env: Any, preset: str = "tuned", **overrides: Any) -> Self:
         """The model for an env of ``make_env``; entity tokens come from its state layout where they are asked for."""
         if overrides.get("tokens") == "entity" and "token_index" not in overrides:
             overrides["token_index"] = task_of(env, "from_env", ONE_COPY).inferred_layout.tokens()
