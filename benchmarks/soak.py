@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas package
 
+from globediff_torchrl.envs.processes.children import with_descendants
 from globediff_torchrl.tables import read_rows
 
 SCRIPT = Path(__file__).with_name("vmas.py")
@@ -28,24 +29,9 @@ COLUMNS = ("seconds", "frames", "rss_mb", "pss_mb", "anonymous_mb", "files", "th
 WINDOW = 0.05  # of the frames: a figure is the median over as much
 
 
-def family_of(pid: int) -> list[int]:
-    """``pid`` and all processes below it."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # the name, in brackets, may hold spaces; the parent is the second entry behind it
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):  # it has ended in between
-            continue
-    found = [pid]
-    for process in found:
-        found += [child for child, parent in parents.items() if parent == process]
-    return found
-
-
 def sample(pid: int) -> dict[str, float]:
     """Memory, files, threads and processes of ``pid`` and of what it has started, from /proc."""
-    family = family_of(pid)
+    family = with_descendants([pid])
     memory = {"Rss": 0.0, "Pss": 0.0, "Anonymous": 0.0}
     for process in family:
         for row in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():

@@ -1,7 +1,8 @@
 """Every tensordict key of the project, its shape and its meaning.
 
 Shape letters, used in all docstrings: ``*B`` batch (environments, time), ``n`` agents, ``d_o`` observation, ``d_x``
-auxiliary observation, ``d_z`` latent, ``d_s`` state, ``d_a`` action, ``S`` hypotheses, ``K`` diffusion steps.
+auxiliary observation, ``d_z`` latent, ``d_s`` state, ``d_t`` target, ``d_v`` view, ``d_a`` action, ``A`` actions to
+choose from, ``h`` memory, ``S`` hypotheses, ``K`` diffusion steps.
 
 ======================================  ====================  =====================================================
 key                                     shape                 meaning (symbol in the paper)
@@ -79,3 +80,5 @@ CRASHES = "crashes"
 ENGINE_MEMORY = "engine_memory"
 ENGINE_PROCESSES = "engine_processes"
 VALID = "valid"
+
+INFERENCES = (INFERRED_STATE, INFERRED_MEAN, INFERRED_BLEND, HYPOTHESES)  # all that a state model tells of the state

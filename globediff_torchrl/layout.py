@@ -121,7 +121,8 @@ class FeatureLayout:
 
     def select(self, patterns: str | Sequence[str]) -> torch.Tensor:
         """Indices ``[k]`` (long) of the numbers whose features match; see :meth:`match`."""
-        return self._indices(self.match(patterns))
+        ranges = [torch.arange(self.size)[self.slices[feature.full_name]] for feature in self.match(patterns)]
+        return torch.cat(ranges) if ranges else torch.zeros(0, dtype=torch.long)
 
     def tokens(self) -> torch.Tensor:
         """Indices ``[entities, channels]`` (long), one row an entity, -1 where an entity lacks the feature.
@@ -137,8 +138,8 @@ class FeatureLayout:
             width += size
         table = torch.full((len(self.entities), width), -1, dtype=torch.long)
         for feature in self.features:
-            row, column, where = self.entities.index(feature.entity), columns[feature.name], self._range(feature)
-            table[row, column : column + feature.size] = torch.arange(where.start, where.stop)
+            row, column = self.entities.index(feature.entity), columns[feature.name]
+            table[row, column : column + feature.size] = torch.arange(self.size)[self.slices[feature.full_name]]
         return table
 
     def labels(self) -> tuple[str, ...]:
@@ -154,10 +155,3 @@ class FeatureLayout:
             else:
                 labels.extend(f"{feature.full_name}.{i}" for i in range(feature.size))
         return tuple(labels)
-
-    def _range(self, feature: Feature) -> slice:
-        return self.slices[feature.full_name]
-
-    def _indices(self, features) -> torch.Tensor:
-        ranges = [torch.arange(self._range(f).start, self._range(f).stop) for f in features]
-        return torch.cat(ranges) if ranges else torch.zeros(0, dtype=torch.long)

@@ -16,7 +16,7 @@ from globediff_torchrl.keys import STATE, TARGET_STATE
 from globediff_torchrl.layout import FeatureLayout
 
 AUX_KINDS = ("history", "joint", "joint_history")
-UNLIMITED = 100  # steps of a rollout where no limit ends it
+DEFAULT_HORIZON = 100  # steps of a rollout where no limit ends it
 ALL_COPIES = "make it with make_env(..., num_envs=n) or, of n bare environments, with wrap_env(SerialEnv(n, create))"
 ONE_COPY = "make it with make_env(...) or wrap_env(...), of several copies pass one"
 
@@ -59,7 +59,7 @@ class Task:
     @property
     def horizon(self) -> int:
         """Steps of a rollout that holds whole episodes: the time limit, or 100 where there is none."""
-        return self.max_steps or UNLIMITED
+        return self.max_steps or DEFAULT_HORIZON
 
     @property
     def target_key(self) -> NestedKey:
@@ -101,7 +101,7 @@ def describe_hidden(task: Task) -> str:
     """One line on what the team does not see; what a run prints."""
     hidden = ", ".join(_shortened(task)) or "no feature of the observation"
     layout = task.observation_layout
-    count = len(layout.select([name.partition(".")[2] for name in task.hidden])) if task.hidden else 0
+    count = len(layout.select([name.partition(".")[2] for name in task.hidden]))
     numbers = f" ({count} of the {layout.size} numbers of an observation)" if count else ""
     inferred = f" The state is inferred from x = {task.aux}." if task.aux else ""
     return f"{task.name} hides {hidden}{numbers}.{inferred}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from recorded_env import Recorded
 from skirmish import Skirmish
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
@@ -11,7 +12,7 @@ from torchrl.envs import SerialEnv
 
 from globediff_torchrl import GlobeDiff, make_actor, make_env, wrap_env
 from globediff_torchrl import keys as k
-from globediff_torchrl.envs import Task, vmas_rng_state
+from globediff_torchrl.envs import vmas_rng_state
 from globediff_torchrl.evaluation.episodes import (
     episode_metrics,
     evaluate,
@@ -183,21 +184,6 @@ def test_what_is_inferred_for_the_dead_is_no_error():
     inferred = torch.where(alive, state.unsqueeze(2), 100.0)
     team = TensorDict({"inferred_state": inferred, "active_mask": alive}, (1, 50, 2))
     assert state_errors(TensorDict({"state": state, "agents": team}, (1, 50))) == {"state_error_sample": 0.0}
-
-
-class Recorded:
-    """Stands for an environment: plays back one rollout for each seed."""
-
-    task = Task("recorded", 2, None, None, (), None, 0, None, "")
-
-    def __init__(self, rollouts):
-        self.rollouts = rollouts
-
-    def set_seed(self, seed):
-        self.seed = seed
-
-    def rollout(self, max_steps, policy, break_when_any_done):
-        return self.rollouts[self.seed]
 
 
 def played(returns, crashed):

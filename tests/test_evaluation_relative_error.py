@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from recorded_env import Recorded
 from tensordict import TensorDict
 
-from globediff_torchrl.envs import Task
 from globediff_torchrl.evaluation.episodes import evaluate, state_errors
 from globediff_torchrl.evaluation.relative_error import RelativeError, relative_error
-
-
-class Recorded:
-    """Stands for an environment: plays back one rollout for each seed."""
-
-    task = Task("recorded", 2, None, None, (), None, 0, None, "")
-
-    def __init__(self, rollouts):
-        self.rollouts = rollouts
-
-    def set_seed(self, seed):
-        self.seed = seed
-
-    def rollout(self, max_steps, policy, break_when_any_done):
-        return self.rollouts[self.seed]
 
 
 def episodes(count: int, steps: int = 5):

@@ -76,15 +76,6 @@ def test_no_noise_is_added_at_the_last_step(kind, steps):
     torch.testing.assert_close(sampler(lambda s, k: constant, torch.randn(8, 3)), constant)
 
 
-def test_sampler_without_noise_is_repeatable_and_with_it_is_not():
-    sampler = DiffusionSampler(NoiseSchedule("vp", 5), "ancestral")
-    start = torch.randn(4, 2)
-    a, b = (sampler(lambda s, k: 0.5 * s, start, stochastic=False) for _ in range(2))
-    c = sampler(lambda s, k: 0.5 * s, start)
-    assert torch.equal(a, b)
-    assert not torch.equal(a, c)
-
-
 @pytest.mark.parametrize("kind", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_sample_is_a_function_of_the_noise_that_is_given(kind, steps):

@@ -91,9 +91,6 @@ def make_env(
     return wrap_env(
         base.env,
         name=name,
-        state_layout=base.env.state_layout,
-        observation_layout=base.env.observation_layout,
-        target_layout=getattr(base.env, "target_layout", None),
         aux=base.aux if aux == "default" else aux,
         hide=base.hide if isinstance(hide, str) and hide == "default" else hide,
         history=history,
@@ -139,7 +136,8 @@ def wrap_env(
         no_op: index of the action that only the dead may take, see :class:`ActiveMask`; not needed where the
             environment gives ``("agents", "active_mask")`` ``[*B, n, 1]`` itself, or ``(group, "mask")``, as TorchRL
             does of PettingZoo's agents.
-        name, description, target_layout, ends_early, code: for the :class:`Task`; the name is by default the class's.
+        target_layout: what the numbers of ``("agents", "target_state")`` are; by default the environment's attribute.
+        name, description, ends_early, code: for the :class:`Task`; the name is by default the class's.
             An environment whose target is the same for all agents has an attribute ``target_shared = True``.
 
     Raises:
@@ -184,7 +182,7 @@ def wrap_env(
         aux_dim=0 if aux is None else wrapped.observation_spec[AUX_OBSERVATION].shape[-1],
         max_steps=max_steps,
         description=description,
-        target_layout=target_layout,
+        target_layout=target_layout or _own(innermost, "target_layout"),
         target_shared=bool(_own(innermost, "target_shared")),
         ends_early=ends_early,
         code=code,

@@ -160,7 +160,6 @@ def _smac_base(
     if torch.device(device) != env.device:
         env = env.to(device)
     env.state_layout, env.observation_layout, env.own_time_limit = one.state_layout, one.observation_layout, True
-    env.says, env.target_layout = one.says, None
     sides = one.state_layout.entities
     allies = sum(entity.startswith("ally_") for entity in sides)
     enemies = sum(entity.startswith("enemy_") for entity in sides)

@@ -16,6 +16,7 @@ from globediff_torchrl.keys import (
     ACTION_MASK,
     ACTIVE_MASK,
     AGENT_ID,
+    AGENTS,
     LAST_ACTION,
     OBSERVATION,
     STEP_COUNT,
@@ -23,11 +24,11 @@ from globediff_torchrl.keys import (
 )
 
 
-def reset_mask(tensordict: TensorDictBase, group: str = "agents") -> Tensor | None:
+def reset_mask(tensordict: TensorDictBase) -> Tensor | None:
     """Which environments are being reset, ``[*B]`` (bool); None where all are."""
     mask = tensordict.get("_reset", None)
     if mask is None:
-        mask = tensordict.get((group, "_reset"), None)
+        mask = tensordict.get((AGENTS, "_reset"), None)
     if mask is None:
         return None
     return mask.reshape(*tensordict.batch_size, -1).any(dim=-1)

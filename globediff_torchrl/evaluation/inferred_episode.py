@@ -43,14 +43,10 @@ class Episode:
     state: Tensor
     returns: Tensor
     inference: str
-    truth: Tensor | None = None
+    truth: Tensor
     hypotheses: Tensor | None = None
     mean: Tensor | None = None
     scale: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.truth is None:
-            object.__setattr__(self, "truth", self.state)
 
     @property
     def layout(self) -> FeatureLayout:
@@ -81,8 +77,7 @@ def run_episode(
         "state": rollout.get(keys.STATE).cpu(),
         "returns": rollout.get(("next", *keys.EPISODE_REWARD)).mean((-1, -2)).cpu(),
     }
-    if task.target_layout is not None:
-        facts["truth"] = rollout.get(keys.TARGET_STATE)[:, agent].cpu()
+    facts["truth"] = facts["state"] if task.target_layout is None else rollout.get(keys.TARGET_STATE)[:, agent].cpu()
     model = state_model_of(policy)
     if model is None:
         return Episode(**facts, agent=None, inference="nothing is inferred")

@@ -110,8 +110,8 @@ class EgoView(TensorDictModuleBase):
         self.expected = (hypotheses, state_dim) if reads == "samples" else (state_dim,)
         self.in_keys = list(READS[reads])
         self.out_keys = [out_key]
-        self.size = state_dim * {"samples": hypotheses, "sample": 1, "mean": 1, "blend": 1}.get(reads, 2)
-        self.extra = state_dim if reads in ("mean_sample", "mean_spread") else 0  # what stands behind the mean
+        self.size = state_dim * (hypotheses if reads == "samples" else len(READS[reads]))
+        self.extra = state_dim * (len(READS[reads]) - 1)  # what stands behind the mean
         matrix = None
         if view != "absolute":
             try:

@@ -18,7 +18,7 @@ from globediff_torchrl.errors import UserError, check_sizes, unknown
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 INPUT_NORMS = ("running", "layer", "none")
-CONSTANT = torch.finfo(torch.float32).eps  # a deviation below this share of the mean is rounding of the input
+ROUNDING = torch.finfo(torch.float32).eps  # a deviation below this share of the mean is rounding of the input
 TINY = 1e-24  # a variance below it counts as none where the mean is 0, and says nothing of the unit
 STEP = "a step of the environment that it was made for"
 
@@ -65,7 +65,7 @@ class RunningNorm(nn.Module):
         seen = self.count.clamp(min=1)
         variance = self.m2 / seen
         self.mean.copy_(self.sum / seen)
-        least = (CONSTANT * self.sum / seen).square().clamp(min=TINY)
+        least = (ROUNDING * self.sum / seen).square().clamp(min=TINY)
         self.scale.copy_(torch.where(variance > least, variance.maximum(least).rsqrt(), 1.0))
 
     def forward(self, value: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, set_skip_existing
 from torch import Tensor, nn
 from torchrl.data import Composite, Unbounded
@@ -101,7 +101,7 @@ class RecurrentHead(TensorDictModuleBase):
         self.body = Head(network, in_keys=in_keys, out_keys=out_keys)
         self.memory, self.hidden_key = memory, hidden_key
         self.in_keys = [*in_keys, hidden_key, keys.STEP_COUNT]
-        self.out_keys = [*out_keys, _next(hidden_key)]
+        self.out_keys = [*out_keys, unravel_key(("next", hidden_key))]
 
     @set_skip_existing(None)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -120,7 +120,7 @@ class RecurrentHead(TensorDictModuleBase):
         outputs = network.decode(value)
         for key, output in zip(self.body.out_keys, outputs if isinstance(outputs, tuple) else (outputs,)):
             tensordict.set(key, output)
-        return tensordict.set(_next(self.hidden_key), after)
+        return tensordict.set(unravel_key(("next", self.hidden_key)), after)
 
     def _sequence(self, tensordict: TensorDictBase, value: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         _check_successive(tensordict)
@@ -130,10 +130,6 @@ class RecurrentHead(TensorDictModuleBase):
         value = value.movedim(time, 0)
         value, after = self.memory.sequence(value, first, starts.expand(*value.shape[:-1], 1))
         return value.movedim(0, time), after.movedim(0, time)
-
-
-def _next(key: NestedKey) -> NestedKey:
-    return ("next", key) if isinstance(key, str) else ("next", *key)
 
 
 def _check_successive(tensordict: TensorDictBase) -> None:
@@ -161,7 +157,7 @@ def hidden_before(tensordict: TensorDictBase, head: RecurrentHead) -> Tensor:
 
     The first step's is what the tensordict holds; that of an episode's first step is zero.
     """
-    first, after = tensordict.get(head.hidden_key), tensordict.get(_next(head.hidden_key))
+    first, after = tensordict.get(head.hidden_key), tensordict.get(unravel_key(("next", head.hidden_key)))
     time = tensordict.batch_dims - 1
     before = torch.cat([first.narrow(time, 0, 1), after.narrow(time, 0, after.shape[time] - 1)], time)
     return before.masked_fill(episode_starts(tensordict, before.ndim), 0.0)

@@ -242,7 +242,7 @@ class StateModel(TensorDictModuleBase):
                 or would give the weights another meaning, weights that do not fit.
         """
         directory = Path(directory)
-        model = cls.from_config(cls.override(read_config(directory, cls.__name__), overrides))
+        model = cls.from_config(with_overrides(read_config(directory, cls.__name__), overrides, cls.overridable))
         read_weights(directory, model)
         return model
 
@@ -256,11 +256,6 @@ class StateModel(TensorDictModuleBase):
             UserError: the env has no ``task``, no aux observation, or no state; an unknown override.
         """
         return cls.from_config({**dims_of(env), **overrides})
-
-    @classmethod
-    def override(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-        """The saved arguments with others in the place of some."""
-        return with_overrides(saved, overrides, cls.overridable)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

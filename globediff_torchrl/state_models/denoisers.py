@@ -67,7 +67,6 @@ class ResidualMLP(ConditionedNet):
 
     def __init__(self, state_dim: int, aux_dim: int, latent_dim: int, steps: int, width: int = 256, blocks: int = 2):
         super().__init__()
-        self.width, self.blocks = width, blocks
         self.embed_inputs(aux_dim, latent_dim, steps, width, width, nn.SiLU)
         self.embed = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
         self.enter = nn.Linear(state_dim, width, bias=False)

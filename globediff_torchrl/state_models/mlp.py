@@ -4,21 +4,16 @@ from typing import Any
 
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import dispatch, set_skip_existing
-from torch import Tensor, nn
+from torch import Tensor
 from torchrl.modules import MLP
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import check_count, unknown
+from globediff_torchrl.errors import check_count
 from globediff_torchrl.state_models.base import COMMON, StateModel
 from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
+from globediff_torchrl.state_models.presets import REGRESSOR_PRESETS, with_preset
 from globediff_torchrl.state_models.reading import as_key, unlocked
-
-REGRESSOR_PRESETS = {
-    "paper": {"width": 1024, "layers": 4, "activation": "relu"},  # Table 4, MLP
-    "tuned": {"width": 256, "layers": 2, "activation": "silu"},  # as the regression inside a centred GlobeDiff
-}
-_ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 
 class MLPStateModel(StateModel):
@@ -55,21 +50,17 @@ class MLPStateModel(StateModel):
         **common: Any,
     ):
         super().__init__(aux_dim, state_dim, **common)
-        if preset not in REGRESSOR_PRESETS:
-            raise unknown("preset", preset, REGRESSOR_PRESETS)
-        settings = REGRESSOR_PRESETS[preset]
-        self.preset = preset
-        self.mean_key = as_key(mean_key)
-        width = settings["width"] if width is None else width
-        layers = settings["layers"] if layers is None else layers
-        for name, value in (("width", width), ("layers", layers)):
+        settings = with_preset(REGRESSOR_PRESETS, preset, {"width": width, "layers": layers})
+        activation = settings.pop("activation")
+        for name, value in settings.items():
             check_count(name, value, "leave it away for the preset's")
-        activation = _ACTIVATIONS[settings["activation"]]
-        self.net = MLP(aux_dim, state_dim, num_cells=[width] * layers, activation_class=activation)
+        self.preset, self.mean_key = preset, as_key(mean_key)
+        cells = [settings["width"]] * settings["layers"]
+        self.net = MLP(aux_dim, state_dim, num_cells=cells, activation_class=activation)
         self.out_keys = [self.inferred_key, self.mean_key]
         self.config = {
-            "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "width": width, "layers": layers,
-            "mean_key": self.mean_key, **common,
+            **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "mean_key": self.mean_key,
+            **common,
         }  # fmt: skip
 
     @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim

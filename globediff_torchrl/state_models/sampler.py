@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.state_models.schedule import NoiseSchedule
 
-SAMPLERS = ("ancestral", "ancestral_beta", "ddim", "dpmpp")
 PREDICTIONS = ("x0", "eps", "v")
 
 
@@ -72,6 +71,7 @@ def _dpmpp(abars: tuple[float, ...], k: int) -> tuple[float, float, float, float
 
 
 _RULES = {"ancestral": _ancestral, "ancestral_beta": _ancestral_beta, "ddim": _ddim, "dpmpp": _dpmpp}
+SAMPLERS = tuple(_RULES)
 
 
 class DiffusionSampler(nn.Module):
@@ -117,7 +117,6 @@ class DiffusionSampler(nn.Module):
         self,
         denoise: Callable[[Tensor, int], Tensor],
         start: Tensor,
-        stochastic: bool = True,
         noise: Tensor | None = None,
     ) -> Tensor:
         """Run the K steps.
@@ -125,7 +124,6 @@ class DiffusionSampler(nn.Module):
         Args:
             denoise: ``(s^k [..., d_s], k) -> network output [..., d_s]``, k from K down to 1.
             start: s^K, ``[..., d_s]``.
-            stochastic: False leaves out the noise of the ancestral steps: a chain of means, far narrower than samples.
             noise: standard normal numbers that the noisy steps add, ``[..., noisy_steps * d_s]``, level K's first: the
                 sample is then a function of them and of ``start``. None draws them from the global generator.
 
@@ -143,7 +141,7 @@ class DiffusionSampler(nn.Module):
             s_k = x0 if step.s == 0 and step.x0 == 1 else torch.add(step.s * s_k, x0, alpha=step.x0)
             if step.previous != 0:
                 s_k = torch.add(s_k, before, alpha=step.previous)
-            if stochastic and step.noise != 0:
+            if step.noise != 0:
                 fresh = torch.randn_like(s_k) if added is None else added[len(self.steps) - k]
                 s_k = torch.add(s_k, fresh, alpha=step.noise)
             before = x0

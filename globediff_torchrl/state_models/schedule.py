@@ -43,17 +43,11 @@ def _linear(steps: int, beta_min: float, beta_max: float) -> Tensor:
 
 
 _KINDS = {
-    "log_snr": (_log_snr, {"first": None, "last": -5.0}),
-    "vp": (_vp, {"b_min": 0.1, "b_max": 10.0}),
-    "cosine": (_cosine, {"offset": 0.008, "max_beta": 0.999}),
-    "linear": (_linear, {"beta_min": 1e-4, "beta_max": 2e-2}),
-}
-_FORMULAS = {
-    "log_snr": "sigmoid(log-SNR_K)",
-    "vp": "exp(-b_min - (b_max - b_min) / 2)",
-    "cosine": "prod(1 - beta_k)",
-    "linear": "prod(1 - beta_k), beta_k linear in k",
-}
+    "log_snr": (_log_snr, {"first": None, "last": -5.0}, "sigmoid(log-SNR_K)"),
+    "vp": (_vp, {"b_min": 0.1, "b_max": 10.0}, "exp(-b_min - (b_max - b_min) / 2)"),
+    "cosine": (_cosine, {"offset": 0.008, "max_beta": 0.999}, "prod(1 - beta_k)"),
+    "linear": (_linear, {"beta_min": 1e-4, "beta_max": 2e-2}, "prod(1 - beta_k), beta_k linear in k"),
+}  # kind: (function, its options with their defaults, what alpha_bar_K is)
 
 
 class NoiseSchedule(nn.Module):
@@ -85,7 +79,7 @@ class NoiseSchedule(nn.Module):
         if kind not in _KINDS:
             raise unknown("noise schedule", kind, _KINDS)
         check_count("diffusion_steps", steps, "take 5, or 1 for `fast`")
-        make, defaults = _KINDS[kind]
+        make, defaults, _ = _KINDS[kind]
         for name, value in options.items():
             if name not in defaults:
                 raise unknown(f"option of the {kind} schedule", name, defaults)
@@ -120,7 +114,7 @@ class NoiseSchedule(nn.Module):
         final = alpha_bar[-1].item()
         if final > MAX_FINAL_ALPHA_BAR:
             raise UserError(
-                f"A {self.kind} schedule with K = {self.steps} has alpha_bar_K = {_FORMULAS[self.kind]} = {final:.3g}, "
+                f"A {self.kind} schedule with K = {self.steps} has alpha_bar_K = {_KINDS[self.kind][2]} = {final:.3g}, "
                 f"expected at most {MAX_FINAL_ALPHA_BAR}: it does not end in noise, and sampling starts from N(0, I). "
                 f"Use schedule='log_snr' or 'vp', or more steps, or more noise ({self.options})."
             )

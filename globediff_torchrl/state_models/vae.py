@@ -10,18 +10,14 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import MLP
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import check_count, unknown
+from globediff_torchrl.errors import check_count
 from globediff_torchrl.state_models.base import COMMON, StateModel
 from globediff_torchrl.state_models.latent import LatentPosterior, active_units, gaussian_kl, sample_gaussian
 from globediff_torchrl.state_models.numerics import check_number, masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
+from globediff_torchrl.state_models.presets import VAE_PRESETS, with_preset
 from globediff_torchrl.state_models.reading import as_key, unlocked
 from globediff_torchrl.state_models.repeatable import RepeatableNoise
-
-VAE_PRESETS = {
-    "paper": {"latent_dim": 256, "width": 1024, "layers": 3, "beta_kl": None},  # Table 4, but for the layers
-    "tuned": {"latent_dim": 16, "width": 256, "layers": 2, "beta_kl": 0.01},
-}
 
 
 class VAEStateModel(StateModel):
@@ -67,10 +63,8 @@ class VAEStateModel(StateModel):
         **common: Any,
     ):
         super().__init__(aux_dim, state_dim, **common)
-        if preset not in VAE_PRESETS:
-            raise unknown("preset", preset, VAE_PRESETS)
         given = {"latent_dim": latent_dim, "width": width, "layers": layers, "beta_kl": beta_kl}
-        settings = {**VAE_PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
+        settings = with_preset(VAE_PRESETS, preset, given)
         if settings["beta_kl"] is None:
             settings["beta_kl"] = 2 / state_dim
         for name in ("latent_dim", "width", "layers"):

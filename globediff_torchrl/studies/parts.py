@@ -8,7 +8,6 @@ from torch import Tensor
 from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError, unknown
 
-ESTIMATES = (keys.INFERRED_STATE, keys.INFERRED_MEAN, keys.INFERRED_BLEND, keys.HYPOTHESES)
 EXCHANGES = ("truth", "other")
 
 
@@ -46,7 +45,7 @@ class ExchangePart(TensorDictModuleBase):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         self._check(tensordict)
         shift = int(torch.randint(1, tensordict.batch_size[0], ())) if self.by == "other" else 0
-        for key in ESTIMATES:
+        for key in keys.INFERENCES:
             value = tensordict.get(key, None)
             if value is not None:
                 value = value.clone()
@@ -55,7 +54,7 @@ class ExchangePart(TensorDictModuleBase):
         return tensordict
 
     def _check(self, tensordict: TensorDictBase) -> None:
-        if not any(key in tensordict.keys(True, True) for key in ESTIMATES):
+        if not any(key in tensordict.keys(True, True) for key in keys.INFERENCES):
             raise UserError("ExchangePart expects an inferred state, none is there: put it behind a state model.")
         if self.by == "other" and tensordict.batch_size[0] < 2:
             raise UserError(f"by='other' expects several environments, got {tensordict.batch_size}: make more.")

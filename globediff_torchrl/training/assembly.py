@@ -40,7 +40,7 @@ from globediff_torchrl.training.metrics import batch_counts, batch_metrics
 from globediff_torchrl.training.pretrain import OfflineData, Pretraining
 from globediff_torchrl.training.recurrent import ChunkMinibatches, RecurrentAdvantages
 from globediff_torchrl.training.results import write_results
-from globediff_torchrl.training.resume import GUARD
+from globediff_torchrl.training.resume import PATIENCE
 from globediff_torchrl.training.rollouts import make_evaluator, warm_up
 from globediff_torchrl.training.rows import RowStorage
 from globediff_torchrl.training.run_files import CHECKPOINTS, DATASET, LOGS
@@ -53,13 +53,10 @@ FINITE = (
     keys.AUX_OBSERVATION,
     ("next", *keys.REWARD),
     keys.STATE,
-    keys.INFERRED_STATE,
-    keys.INFERRED_BLEND,
-    keys.INFERRED_MEAN,
-    keys.HYPOTHESES,
+    *keys.INFERENCES,
 )
 # entries of env that a dataset's description has by themselves, or that change nothing in it
-BESIDE = {"family", "scenario", "map", "num_envs", "aux", "hide", "history", "max_steps", "kwargs", *GUARD}
+BESIDE = {"family", "scenario", "map", "num_envs", "aux", "hide", "history", "max_steps", "kwargs", *PATIENCE}
 
 
 def batch_frames(config: DictConfig, env: EnvBase) -> int:

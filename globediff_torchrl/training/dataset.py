@@ -40,14 +40,14 @@ SIZES = "sizes.json"
 BEGUN = "incomplete"  # lies in the folder until the dataset is complete: what is there may be collected anew
 
 
-def write_sizes(folder: Path) -> None:
+def write_byte_counts(folder: Path) -> None:
     """Lists the size of every file below ``folder``: a torn memory-mapped one would be filled up with zeros."""
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     sizes.pop(BEGUN, None)
     (folder / SIZES).write_text(json.dumps(sizes), encoding="utf-8")
 
 
-def check_sizes(folder: Path) -> None:
+def check_byte_counts(folder: Path) -> None:
     """Raises OSError where a file below ``folder`` is missing or has another size than when it was written."""
     for name, size in json.loads((folder / SIZES).read_text(encoding="utf-8")).items():
         found = (folder / name).stat().st_size
@@ -160,7 +160,7 @@ class PairWriter(TrainerHookBase):
                 f"the behaviour policy gave no pair (x, s) for {self.path}, expected {self.frames:,}: every episode of "
                 f"it has crashed. Look at the simulator's own log, or set pretrain.frames higher."
             )
-        write_sizes(self.path)
+        write_byte_counts(self.path)
         with replacing(self.path / META) as part:
             part.write_text(json.dumps({**description, "frames": self.written}, indent=2), encoding="utf-8")
         (self.path / BEGUN).unlink()
@@ -194,7 +194,7 @@ def load_dataset(path: str | Path, expected: dict[str, Any] | None = None) -> Te
         return None
     try:
         description = dict(json.loads((path / META).read_text(encoding="utf-8")))
-        check_sizes(path)
+        check_byte_counts(path)
         data = TensorDict.load_memmap(path)[: description["frames"]]
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -34,8 +34,9 @@ def known_entries(folder: Path, env: str) -> dict[str, Any]:
             entries = _plain(file)
             entries.pop("defaults", None)
             entries = entries.get(group, entries)  # some begin at the root
-            base[group] = {**base[group], **{name: value for name, value in entries.items() if value is not None}}
-            base[group] |= {name: None for name in entries if name not in base[group]}
+            for name, value in entries.items():
+                if value is not None or name not in base[group]:
+                    base[group][name] = value
     return {**base, "env": _plain(folder / "env" / f"{env}.yaml")}
 
 

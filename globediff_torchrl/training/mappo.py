@@ -250,10 +250,9 @@ class MAPPOStepper(OptimizationStepper):
         self.logged.append(scalars)
         return scalars.copy()  # Trainer averages into the first one that it gets
 
-    def average(self, optim_steps: int, average_losses: TensorDict | None) -> None:
+    def average(self, optim_steps: int, average_losses: TensorDict) -> None:
         """Puts the mean over all steps of the iteration in the place of Trainer's, which restarts at each epoch."""
-        if average_losses is not None:
-            average_losses.update(torch.stack(self.logged).mean(0))
+        average_losses.update(torch.stack(self.logged).mean(0))
         self.logged = []
 
     @torch.no_grad()

@@ -25,6 +25,8 @@ from globediff_torchrl.tables import write_rows
 from globediff_torchrl.training.dataset import BEGUN, PairWriter, living_rows, load_dataset, pairs
 from globediff_torchrl.training.run_files import FIT_STATE, FIT_TABLE
 
+HELD_OUT_ROWS = 4096  # of the held-out pairs, for the error that is printed
+
 
 @dataclass
 class OfflineData:
@@ -89,7 +91,6 @@ class Pretraining(TrainerHookBase):
 
     Args:
         trainer: to see how far a resumed run is.
-        model: the state model that the policy samples from.
         fitter: owns the trained copy of the model and the optimiser; goes on to the online updates.
         offline: the data.
         replay_buffer: receives the offline data; what the rollouts bring overwrites it in time.
@@ -174,9 +175,9 @@ class Pretraining(TrainerHookBase):
 
 
 @torch.no_grad()
-def held_out_error(model, data: TensorDictBase, limit: int = 4096) -> float:
+def held_out_error(model, data: TensorDictBase) -> float:
     """Squared error of the estimate on pairs that were not trained on, as a share of the mean predictor's (1)."""
-    data = data[random_indices(len(data), limit)].to_tensordict().to(model.state_mean.device)
+    data = data[random_indices(len(data), HELD_OUT_ROWS)].to_tensordict().to(model.state_mean.device)
     inferred = model(data.select(*model.in_keys))
     state = data.get(model.state_key)
     state = state if state.ndim == 3 else state.unsqueeze(-2)  # the same for all agents

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDictBase, unravel_key
 from torch import Tensor
 from torchrl.modules import set_recurrent_mode
 from torchrl.objectives.multiagent import MAPPOLoss
@@ -107,13 +107,10 @@ class RecurrentAdvantages(Advantages):
         self._set_first(batch, time)
         with set_recurrent_mode(True):
             self.critic(batch)
-        self.hidden = self._after(batch).select(time, batch.shape[time] - 1).clone()
+        self.hidden = batch.get(unravel_key(("next", key))).select(time, batch.shape[time] - 1).clone()
         batch.set(key, hidden_before(batch, self.critic))
         batch.set(("next", *keys.STATE_VALUE), self._next_value(batch, time))
         return super().__call__(batch)
-
-    def _after(self, batch: TensorDictBase) -> Tensor:
-        return batch.get("next").get(self.critic.hidden_key)
 
     def _set_first(self, batch: TensorDictBase, time: int) -> None:
         """The carried hidden state, zero where the batch begins with an episode, at each step (the first is read)."""

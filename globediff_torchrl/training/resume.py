@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from globediff_torchrl.envs.families import GUARD
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.training.config import choices, config_dir, folder_of, literal, main_config
 from globediff_torchrl.training.entries import base_entries
@@ -16,8 +17,8 @@ from globediff_torchrl.training.run_files import CHECKPOINTS, CONFIG
 
 FIXED = ("env", "algorithm", "training", "seed")  # what must not change between a run and its resume
 # but for how long a simulator is waited for and how often it is replaced: a run that ended on its timeouts goes on
-GUARD = ("step_timeout", "reset_timeout", "engine_timeout", "retries", "restart_every")
-FREE = tuple(f"env.{name}" for name in GUARD)
+PATIENCE = (*GUARD, "engine_timeout")  # with a slow or a crashing engine: none of the run's results depends on it
+FREE = tuple(f"env.{name}" for name in PATIENCE)
 PRETRAINING = "pretrain"  # fixed from the first checkpoint on: nothing would read another one
 
 

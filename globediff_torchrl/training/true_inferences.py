@@ -33,8 +33,7 @@ class TrueInferences(TrainerHookBase):
 
     def __init__(self, actor: ProbabilisticTensorDictSequential, target: NestedKey = keys.STATE) -> None:
         self.actor, self.target = actor, target
-        read = [keys.INFERRED_STATE, keys.INFERRED_MEAN, keys.INFERRED_BLEND, keys.HYPOTHESES]
-        self.inferences = [key for key in read if key in actor.in_keys]
+        self.inferences = [key for key in keys.INFERENCES if key in actor.in_keys]
 
     @torch.no_grad()
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:

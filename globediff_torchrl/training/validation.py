@@ -34,7 +34,7 @@ POSITIVE: Check = ("a number above 0", lambda v: _number(v) and v > 0)
 COUNT: Check = ("a whole number above 0", lambda v: _whole(v) and v > 0)
 # torch makes as many as it is told, and a slip of the finger takes all the processes of the machine
 THREADS: Check = ("a whole number from 1 to 1024", lambda v: _whole(v) and 1 <= v <= 1024)
-COUNT_OR_NONE: Check = ("a whole number, 0 or more", lambda v: _whole(v) and v >= 0)
+COUNT_OR_ZERO: Check = ("a whole number, 0 or more", lambda v: _whole(v) and v >= 0)
 NOT_NEGATIVE: Check = ("a number, 0 or more", lambda v: _number(v) and v >= 0)
 SHARE: Check = ("a number between 0 and 1", lambda v: _number(v) and 0 <= v <= 1)
 OPEN_SHARE: Check = ("a number between 0 and 1, both excluded", lambda v: _number(v) and 0 < v < 1)
@@ -54,6 +54,7 @@ HIDDEN: Check = (
     "a list of feature names, null for none, or default",
     lambda v: v is None or (isinstance(v, (str, list, ListConfig)) and len(v) > 0),
 )
+UPDATE_INPUT: Check = ("inferred or true", lambda v: str(v).lower() in UPDATE_INPUTS)  # of true YAML makes a bool
 NAMES: Check = ("a list of names", lambda v: isinstance(v, (list, ListConfig)))
 ARGUMENTS: Check = ("arguments by name, or {} for none", lambda v: v is None or isinstance(v, (dict, DictConfig)))
 
@@ -84,7 +85,7 @@ CHECKS: dict[Check, tuple[str, ...]] = {
         "checkpoint.keep_last",
     ),
     THREADS: ("threads",),
-    COUNT_OR_NONE: ("env.history", "env.retries", "pretrain.steps", "state_model_update.steps"),
+    COUNT_OR_ZERO: ("env.history", "env.retries", "pretrain.steps", "state_model_update.steps"),
     NOT_NEGATIVE: (
         "training.entropy_coeff",
         "training.critic_coeff",
@@ -109,13 +110,13 @@ CHECKS: dict[Check, tuple[str, ...]] = {
     POSITIVE_OR_NULL: ("env.sight_range",),
     COUNT_OR_NULL: ("env.restart_every", "evaluation.num_envs", "state_model_update.max_steps"),
     HIDDEN: ("env.hide",),
+    UPDATE_INPUT: ("training.update_input",),
     NAMES: ("algorithm.inputs",),
     ARGUMENTS: ("env.kwargs",),
 }
 # 1e6 is a float in YAML, and torch takes none where it counts
-WHOLE = (COUNT, THREADS, COUNT_OR_NONE, SEED, SIZES, LIMIT, CHUNK, BATCH, COUNT_OR_NULL)
+WHOLE = (COUNT, THREADS, COUNT_OR_ZERO, SEED, SIZES, LIMIT, CHUNK, BATCH, COUNT_OR_NULL)
 CHOICES = {
-    "training.update_input": UPDATE_INPUTS,
     "training.actor.recurrent": RECURRENT,
     "training.critic.recurrent": RECURRENT,
     "env.configuration": tuple(CONFIGURATIONS),
@@ -148,7 +149,7 @@ def validate(config: DictConfig) -> None:
     for name, known in CHOICES.items():
         if _of_another_family(name, config):
             continue
-        value = str(OmegaConf.select(config, name)).lower()
+        value = OmegaConf.select(config, name)
         if value not in known:
             raise unknown(name, value, known)
     _check_names(config)

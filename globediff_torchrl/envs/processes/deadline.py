@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -23,12 +24,12 @@ class DeadlineThread:
     the process however it ends; ``printed`` gets what the last of them prints. Calls run without gradients.
     """
 
-    def __init__(self, name: str = "environment", printed: Printed | None = None) -> None:
+    def __init__(self, printed: Printed | None = None) -> None:
         self._calls: queue.SimpleQueue = queue.SimpleQueue()
         self._answers: queue.SimpleQueue = queue.SimpleQueue()
         # the thread holds the queues, not this object: it ends when nobody can call it any more
         work = (self._calls, self._answers, printed)
-        self._thread = threading.Thread(target=_serve, args=work, name=name, daemon=True)
+        self._thread = threading.Thread(target=_serve, args=work, name="environment", daemon=True)
         self._thread.start()
         self.lost = False
 
@@ -84,13 +85,11 @@ def _serve(calls: queue.SimpleQueue, answers: queue.SimpleQueue, printed: Printe
 
 def attempt(function: Callable[[], Any], timeout: float) -> None:
     """Runs something that may raise or hang, in a thread of its own, for at most ``timeout`` seconds."""
-    thread = threading.Thread(target=_quiet, args=(function,), daemon=True)
+
+    def quiet() -> None:
+        with contextlib.suppress(BaseException):
+            function()
+
+    thread = threading.Thread(target=quiet, daemon=True)
     thread.start()
     thread.join(timeout)
-
-
-def _quiet(function: Callable[[], Any]) -> None:
-    try:
-        function()
-    except BaseException:
-        return

@@ -22,7 +22,7 @@ class Life:
     ``printed`` gets what its processes print, also where the making fails.
     """
 
-    def __init__(self, create_env: Callable[[], EnvBase], timeout: float, printed: Printed | None = None) -> None:
+    def __init__(self, create_env: Callable[[], EnvBase], timeout: float, printed: Printed) -> None:
         self.thread = DeadlineThread(printed=printed)
         self.env: EnvBase | None = None
         try:

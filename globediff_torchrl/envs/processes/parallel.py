@@ -203,32 +203,26 @@ def _make_in_worker(create: Callable[..., EnvBase], errors: Connection, owner: i
     end_with_parent()
     _for_life.enter_context(die_with_parent())  # this thread makes and runs the environment, and ends with the process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the owner decides
-    telling = _Telling(errors)
-    with telling:
+    with _telling(errors):
         env = create(**kwargs)
     for name in CALLS:
-        setattr(env, name, telling(getattr(env, name)))
+        setattr(env, name, _telling(errors)(getattr(env, name)))
     return env
 
 
-class _Telling(contextlib.ContextDecorator):
+@contextlib.contextmanager
+def _telling(errors: Connection) -> Iterator[None]:
     """Sends what is raised within it through a pipe, before it ends the process."""
-
-    def __init__(self, errors: Connection) -> None:
-        self.errors = errors
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
-        if error is None:
-            return
+    try:
+        yield
+    except BaseException as error:
         ours = isinstance(error, UserError)
-        message = str(error) if ours else f"{kind.__name__}: {error}"
+        message = str(error) if ours else f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):
-            self.errors.send((kind if ours else TrainingError, message))
+            errors.send((type(error) if ours else TrainingError, message))
         if ours:
             raise SystemExit(1) from None  # without a traceback: it says what is to be said
+        raise
 
 
 @contextlib.contextmanager

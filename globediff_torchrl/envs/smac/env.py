@@ -23,7 +23,7 @@ from globediff_torchrl.layout import FeatureLayout
 BEHAVIOURS = ("mended", "upstream")
 TIME_LIMITS = ("truncated", "terminated")
 NO_OP = 0  # the action of the dead, and of nobody else
-UNLIMITED = 2**31 - 1
+NO_LIMIT = 2**31 - 1
 
 
 class SmacEnv(LegalRandomActions, SMACv2Env):
@@ -104,7 +104,7 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
         from globediff_torchrl.envs.smac.game import Game
 
         game = Game(map_name=map_name, **kwargs)
-        game.episode_limit = UNLIMITED if self.max_steps is None else self.max_steps
+        game.episode_limit = NO_LIMIT if self.max_steps is None else self.max_steps
         return game
 
     def _make_specs(self, env: Any) -> None:
@@ -208,7 +208,7 @@ def _says(configuration: str | None, behaviour: str, sight: float | None, fix: b
     says = [] if configuration is None else [f"configuration {configuration}"]
     says += [f"behaviour {behaviour}", f"the time limit is {time_limit}"]
     says += [] if sight is None else [f"sight {sight:g}"]
-    says += [f"enemy rows {'as in SMACv1' if fix else 'blanked as in smacv2 (issue 50)'}"]
+    says.append(f"enemy rows {'as in SMACv1' if fix else 'blanked as in smacv2 (issue 50)'}")
     return says + ["not fixed by the seed: what StarCraft II draws beyond its random_seed"]
 
 

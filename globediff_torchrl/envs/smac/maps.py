@@ -65,7 +65,6 @@ class SmacMap:
     """One map.
 
     Args:
-        name: as users write it, ``"3m"`` or ``"zerg_5_vs_5"``.
         map_name: smacv2's own name, ``"3m"`` or ``"10gen_zerg"``.
         file: of the map without its ending, under ``Maps/SMAC_Maps`` of StarCraft II.
         agents, enemies: how many units fight on either side.
@@ -73,7 +72,6 @@ class SmacMap:
         race: of a generated map, None for SMACv1's.
     """
 
-    name: str
     map_name: str
     file: str
     agents: int
@@ -96,10 +94,10 @@ def smac_map(name: str) -> SmacMap:
     """
     if is_generated(name):
         race, agents, enemies = _GENERATED.fullmatch(name).groups()
-        return SmacMap(name, f"10gen_{race}", "32x32_flat", int(agents), int(enemies), GENERATED_LIMIT, race)
+        return SmacMap(f"10gen_{race}", "32x32_flat", int(agents), int(enemies), GENERATED_LIMIT, race)
     if name not in SMACV1_MAPS:
         raise unknown("SMAC map", name, [*SMACV1_MAPS, *SMACV2_MAPS])
-    return SmacMap(name, name, name, *SMACV1_MAPS[name])
+    return SmacMap(name, name, *SMACV1_MAPS[name])
 
 
 def options(game: SmacMap, configuration: str) -> dict[str, Any]:
