@@ -177,3 +177,23 @@ def test_an_inference_of_another_size_is_refused(view):
 def test_unknown_choices_list_the_known_ones(name, value):
     with pytest.raises(UserError, match=f"{name} '{value}'.*Known: "):
         EgoView(2, 4, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        [("agent_0", "position", 1), ("agent_0", "battery", 1), ("target", "position", 2)],
+        [("agent_0", "x", 1), ("agent_0", "y", 1), ("target", "x", 1), ("target", "y", 1)],
+    ],
+)
+def test_positions_that_cannot_be_subtracted_number_by_number_are_refused(features):
+    kinds = {"battery": "other"}
+    layout = FeatureLayout(
+        tuple(
+            Feature(entity, name, kinds.get(name, "position"), size, owner=0 if entity == "agent_0" else None)
+            for entity, name, size in features
+        )
+    )
+    with pytest.raises(UserError, match=r"one position of each entity, all with as many coordinates.*view=absolute"):
+        EgoView(1, layout.size, layout, reads="mean", view="relative")
+    assert EgoView(1, layout.size, layout, reads="mean").view == "absolute"

@@ -111,6 +111,15 @@ def test_the_hash_sees_the_smallest_change_of_one_number_and_not_the_sign_of_zer
     assert len(noise(changed).flatten(1).unique(dim=0)) >= 28  # of 1,024: two may meet
 
 
+@pytest.mark.parametrize("hypotheses", [16, 1000])
+def test_no_hypothesis_is_the_negative_of_another_and_another_x_has_others(hypotheses):
+    noise = RepeatableNoise(hypotheses, x_size=3, size=4)
+    torch.manual_seed(0)
+    one, other = noise(torch.randn(2, 3))
+    assert (torch.cdist(one, -one) > 0).all()
+    assert (torch.cdist(one, other) == 0).sum() < hypotheses  # not the same ones in another order
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_hash_tells_round_numbers_apart(dtype):
     """Their low bits are all zero."""

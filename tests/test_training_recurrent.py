@@ -8,6 +8,8 @@ from omegaconf import OmegaConf
 from recurrent_runs import RECURRENT, drawn, first_chunks, out_of_step, recurrent_loss
 from small_loss import SETTINGS
 from stopped_runs import same, train_until
+from tensordict import LazyStackedTensorDict
+from torchrl.envs.utils import step_mdp
 from torchrl.modules import set_recurrent_mode
 
 from globediff_torchrl import UserError, load_policy
@@ -60,6 +62,21 @@ def test_the_ratio_hangs_on_the_stored_memory_and_on_the_resets():
     with torch.no_grad():
         out = loss(data)  # TorchRL's losses look at time as a sequence by themselves
     assert out["clip_fraction"] == 0 and (out["max_ratio"] - 1).abs() < 1e-5
+
+
+def test_the_last_step_of_a_lazy_stack_counts_beside_the_copies_that_fill_up_its_chunk():
+    """A rollout that is gone on with by hand is one: its first step has other keys than the rest."""
+    env, loss, start = out_of_step()
+    first = drawn(env, loss, 8, start)
+    batch = drawn(env, loss, 8, env.maybe_reset(step_mdp(first[:, -1])))
+    assert isinstance(batch["agents"], LazyStackedTensorDict)
+    batch = RecurrentAdvantages(loss)(batch)
+    chunks = ChunkMinibatches(loss, (4, 8), 1, 3)  # a ninth step fills up each environment's last chunk
+    chunks.extend(batch)
+    sample = chunks.sample(None)
+    active = sample[k.ACTIVE_MASK]
+    assert active.sum() == 4 * 8 * 2
+    torch.testing.assert_close(sample[k.VALUE_TARGET][active].sum(), batch[k.VALUE_TARGET].sum())
 
 
 # -------------------------------------------------------------------------------------------------------------- values

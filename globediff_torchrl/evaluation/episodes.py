@@ -93,7 +93,8 @@ def run_episodes(
     Args:
         env: an environment that is used for evaluation alone.
         policy: what chooses the actions; ``env`` is made to carry its memory, if it has one.
-        mode: ``"deterministic"`` (the mode of the policy, a repeatable inference) or ``"stochastic"``.
+        mode: ``"deterministic"`` (the most probable action, of continuous ones the tanh of the location; a repeatable
+            inference) or ``"stochastic"``.
         seed: seed of the environments and of the policy.
         max_steps: length of the rollout; the task's time limit, so that every environment ends an episode.
     """

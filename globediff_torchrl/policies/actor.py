@@ -100,8 +100,9 @@ def make_actor(
             them. Its hidden state is ``("agents", "actor_hidden") [*B, n, h]``, which the environment carries from step
             to step: see :func:`~globediff_torchrl.policies.recurrent.add_memory`.
         gain: orthogonal gain of the last layer (.01 in MAPPO's reference: the first policy is near uniform).
-        scale_init: first standard deviation of a continuous action before the tanh. 1.5 makes the first actions nearly
-            uniform over the bounds: agents that move little in a step explore far too little with less.
+        scale_init: first standard deviation of a continuous action before the tanh. With 1.5 a third of the first
+            actions lie in the outer tenths of the bounds (.85 would be nearly uniform): agents that move little in a
+            step explore far too little with less.
 
     Raises:
         UserError: an environment without a task, or whose keys or actions do not fit; an unknown name; a number out of

@@ -31,7 +31,8 @@ def ego_matrix(layout: FeatureLayout, agents: int) -> Tensor:
     the own one. Velocities, rotations and flags stay as they are.
 
     Raises:
-        UserError: an agent has no entity with a position in the layout.
+        UserError: an agent has no entity with a position in the layout, its coordinates stand in several features, or
+            another position has more or fewer of them.
     """
     slices = layout.slices
     own = {}
@@ -44,6 +45,7 @@ def ego_matrix(layout: FeatureLayout, agents: int) -> Tensor:
             f"a relative view needs the position of every agent in the state, but the layout has none for agents "
             f"{missing}; known features: {', '.join(layout.names)}. Use view=absolute."
         )
+    _check_positions(layout, own)
     matrix = torch.zeros(agents, layout.size, layout.size)
     for agent in range(agents):
 
@@ -59,6 +61,20 @@ def ego_matrix(layout: FeatureLayout, agents: int) -> Tensor:
                     matrix[agent, row, own[agent].start + offset] -= 1.0
                 row += 1
     return matrix
+
+
+def _check_positions(layout: FeatureLayout, own: dict[int, slice]) -> None:
+    """Refuses positions that cannot be taken from one another number by number."""
+    positions = [feature for feature in layout.features if feature.kind == "position"]
+    entities = [feature.entity for feature in positions]
+    sizes = {where.stop - where.start for where in own.values()}
+    for feature in positions:
+        if {feature.size} != sizes or entities.count(feature.entity) > 1:
+            raise UserError(
+                f"a relative view expects one position of each entity, all with as many coordinates, got "
+                f"{', '.join(f'{other.full_name} of size {other.size}' for other in positions)}: make one feature of "
+                f"an entity's coordinates, or use view=absolute."
+            )
 
 
 class EgoView(TensorDictModuleBase):

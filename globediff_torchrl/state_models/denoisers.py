@@ -115,7 +115,7 @@ class GatedMLP(ResidualMLP):
 
 
 def _sparse_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer each of whose units begins with weights of size 1 to 2 on up to two inputs and 0 on the others."""
+    """A linear layer each of whose units begins with weights on up to two inputs, of either sign, and 0 on others."""
     layer, few = nn.Linear(inputs, outputs), min(READS, inputs)
     chosen = torch.rand(outputs, inputs).argsort(1)[:, :few]
     size = READ_GAIN * (0.5 + torch.rand(outputs, few)) / few**0.5

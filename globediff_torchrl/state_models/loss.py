@@ -111,7 +111,7 @@ class GlobeDiffLoss(StateModelLoss):
         return left_open / left_open.mean()
 
     def _draw_levels(self, rows: int) -> Tensor:
-        """k for each row, ``[M]``: stratified over the batch, then shuffled, which halves the gradient's noise."""
+        """k for each row, ``[M]``: stratified over the batch, then shuffled: the loss that is logged is quieter."""
         u = (torch.arange(rows, device=self.level_cdf.device) + torch.rand(rows, device=self.level_cdf.device)) / rows
         u = u[torch.randperm(rows, device=u.device)]
         return 1 + torch.searchsorted(self.level_cdf, u, right=True)

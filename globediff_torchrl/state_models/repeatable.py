@@ -9,7 +9,10 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class RepeatableNoise(nn.Module):
-    """Gaussian vectors chosen by a hash of x: the same x has the same ones, different x have independent ones.
+    """Gaussian vectors chosen by a hash of x from a bank: the same x has the same ones, another x nearly always others.
+
+    The bank has 1024 vectors, or four times S, half of them the negatives of the others: with S = 1 two x share one in
+    one case of a thousand.
 
     One vector for all x would be repeatable too. But where p(s | x) has several modes, it can be one that falls
     between them at every x (VMAS sonar, K = 1: return .93 where fresh draws earn 3.2).
@@ -32,7 +35,7 @@ class RepeatableNoise(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(SEED)
         shared = torch.randn(hypotheses, size, generator=generator)
-        rows = max(ROWS, 1 << (hypotheses - 1).bit_length())
+        rows = max(ROWS, 4 << (hypotheses - 1).bit_length())  # no x has a vector and its negative, or all there are
         half = torch.randn(rows // 2, size, generator=generator)
         bank = torch.cat([half, -half]) / half.square().mean(0).sqrt()  # mean 0 and variance 1 exactly
         # odd multipliers: a multilinear hash modulo 2^64, exact in any order of summation, so whatever the batch

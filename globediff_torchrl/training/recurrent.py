@@ -68,7 +68,8 @@ class ChunkMinibatches(Minibatches):
         if len(steps) == self.steps:
             return batch
         valid = (steps < self.steps).reshape(1, -1, 1, 1)
-        batch = batch[:, steps.clamp(max=self.steps - 1)]
+        # dense: a lazy stack would hold its last step several times over, and that step's mask would be the copies'
+        batch = batch[:, steps.clamp(max=self.steps - 1)].contiguous()
         active = batch.get(keys.ACTIVE_MASK, None)
         valid = valid.expand_as(batch.get(keys.ADVANTAGE)) if active is None else valid & active
         return batch.set(keys.ACTIVE_MASK, valid)
