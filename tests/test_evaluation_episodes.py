@@ -97,6 +97,17 @@ def test_nothing_inferred_nothing_reported():
     assert state_errors(inferred(torch.ones(5, 2), sample=torch.ones(5, 2))) == {}
 
 
+def test_a_policy_is_evaluated_in_evaluation_mode_and_gets_back_what_it_had(env_and_policy):
+    env, policy = env_and_policy
+    policy.train()
+    policy[0].eval()
+    seen = []
+    policy.register_forward_pre_hook(lambda module, _: seen.append([part.training for part in module.modules()]))
+    run_episodes(env, policy, "stochastic", seed=5, max_steps=2)
+    assert len(seen) == 2 and not any(map(any, seen))
+    assert policy.training and policy[1].training and not policy[0].training
+
+
 # ------------------------------------------------------------------------------------------------------------- seeds
 @pytest.mark.parametrize("mode", ["deterministic", "stochastic"])
 def test_two_evaluations_of_one_policy_are_equal_and_another_seed_differs(env_and_policy, mode):

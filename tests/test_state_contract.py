@@ -74,9 +74,22 @@ def test_a_config_that_does_not_make_the_model_again_is_not_saved(tmp_path, conf
     with pytest.raises(UserError, match=r"of Recorder to hold plain values.*got \{.*tensor.*by \.tolist"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
-    model.config = {"aux_dim": X, "state_dim": S, "infer_per": "team"}
+    model = Recorder(X, S, infer_per="team", inferred_key=("agents", "guess"))
+    model.config = {"aux_dim": X, "state_dim": S, "inferred_key": ["agents", "guess"]}
+    with pytest.raises(UserError, match=r"hold infer_per='team', got a config from which a loaded model .*'agent'"):
+        model.save_pretrained(tmp_path / "model")
+    model.config["infer_per"] = "team"
     model.save_pretrained(tmp_path / "model")
-    assert Recorder.from_pretrained(tmp_path / "model").infer_per == "team"
+    loaded = Recorder.from_pretrained(tmp_path / "model")
+    assert loaded.infer_per == "team" and not loaded.training
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_model_writes_stands_in_the_group_of_what_it_infers(name):
+    model = make_state_model(name, (X, S), inferred_key=("fliers", "inferred_state"))
+    assert {key[0] for key in model.out_keys} == {"fliers"}
+    usual = make_state_model(name, (X, S)).out_keys
+    assert [key[1:] for key in model.out_keys] == [key[1:] for key in usual]
 
 
 @pytest.mark.parametrize(

@@ -168,8 +168,10 @@ def test_running_statistics_reach_the_model_that_acts_and_outlive_what_is_measur
     fitter.update_final_scale(x, x[:, :2])
     assert fitter.raw.net[1].num_batches_tracked == model.net[1].num_batches_tracked == 100
     with torch.no_grad():
-        error = (model.eval()(pairs)[INFERRED][:, 0] - pairs["state"]).square().mean()
+        error = (model(pairs)[INFERRED][:, 0] - pairs["state"]).square().mean()
     assert error < 0.05  # without the statistics, those of a fresh BatchNorm: above 1
+    assert fitter.raw.net[1].num_batches_tracked == model.net[1].num_batches_tracked == 100  # to act changes none
+    assert fitter.raw.training and not model.training
 
 
 def test_what_was_frozen_stays_and_a_model_that_was_fitted_is_trained_as_a_whole():

@@ -18,6 +18,7 @@ from small_batches import batch_of
 
 from globediff_torchrl import UserError, files, make_env
 from globediff_torchrl.envs.vmas import PRESETS, scenarios
+from globediff_torchrl.envs.vmas.fingerprint import fingerprint
 from globediff_torchrl.training.assembly import simulator_arguments
 from globediff_torchrl.training.config import compose
 from globediff_torchrl.training.dataset import BEGUN, ENTRIES, PairWriter, load_dataset
@@ -212,8 +213,20 @@ def test_what_a_killed_run_had_begun_is_collected_anew_by_the_next(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+SPEED = 1.0
+SLOWNESS = 2.0
+IDLE = 5  # the scenario does not use it
+
+
+def drag():
+    return SLOWNESS
+
+
 class Moved(scenarios.Hunt):
     """A scenario of one's own."""
+
+    def observation(self, agent):
+        return super().observation(agent) * SPEED + drag()
 
 
 def test_offline_data_of_another_version_of_a_scenario_is_refused_and_its_own_is_announced(
@@ -243,14 +256,22 @@ def test_offline_data_of_another_version_of_a_scenario_is_refused_and_its_own_is
     [
         ('"""A scenario of one\'s own."""', '"""Another docstring."""\n    # and a comment', True),
         ('"""A scenario of one\'s own."""', "speed = 2", False),
+        ("\nSPEED = 1.0", "\nSPEED = 1.5", False),
+        ("\nSLOWNESS = 2.0", "\nSLOWNESS = 3.0", False),  # a function that it calls uses that
+        ("\nIDLE = 5", "\nIDLE = 6", True),
     ],
 )
-def test_comments_and_docstrings_leave_the_fingerprint_of_a_scenario_as_it_is(monkeypatch, before, after, same):
+def test_a_fingerprint_changes_with_what_a_scenario_does_and_not_with_comments(monkeypatch, before, after, same):
     monkeypatch.setitem(PRESETS, "moved", replace(PRESETS["hunt"], scenario=Moved))
     code = make_env("vmas/moved", num_envs=1).task.code
     source = inspect.getsource
-    monkeypatch.setattr(inspect, "getsource", lambda kind: source(kind).replace(before, after))
+    monkeypatch.setattr(inspect, "getsource", lambda kind: source(kind).replace(before, after, 1))
     assert (make_env("vmas/moved", num_envs=1).task.code == code) == same
+
+
+def test_the_arguments_of_a_preset_of_ones_own_are_in_its_fingerprint():
+    one, again, other = (fingerprint(Moved, {"radius": radius, "box": object()}) for radius in (0.1, 0.1, 0.2))
+    assert one == again != other  # of an object its type counts, not where it lies in memory
 
 
 def test_the_lock_goes_also_where_no_open_file_can_be_removed(tmp_path, monkeypatch):

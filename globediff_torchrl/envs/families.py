@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import inspect
-import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +21,7 @@ from globediff_torchrl.envs.smac.layouts import hidden_by_default
 from globediff_torchrl.envs.smax import SmaxEnv
 from globediff_torchrl.envs.smax import layouts as smax_layouts
 from globediff_torchrl.envs.vmas import PRESETS, Preset, StateVmasEnv
+from globediff_torchrl.envs.vmas.fingerprint import fingerprint
 from globediff_torchrl.errors import UserError, check_seed, unknown
 
 STOCK_MAX_STEPS = 100
@@ -103,29 +100,7 @@ def _vmas_base(
     limit = preset.max_steps if max_steps == "default" else max_steps
     kind = type(env.scenario)
     ends_early = kind.done is not BaseScenario.done
-    return Base(env, preset.aux, preset.hide, limit, preset.description, ends_early, _fingerprint(kind))
-
-
-def _fingerprint(kind: type[BaseScenario]) -> str | None:
-    """A short hash of the statements of a scenario and of what it inherits; None where there is no source.
-
-    Comments, docstrings and line breaks change no world, and leave it as it is. A console has no source.
-    """
-    classes = kind.__mro__[: kind.__mro__.index(BaseScenario)]
-    try:
-        statements = "\n".join(_statements(inspect.getsource(one)) for one in classes)
-    except (OSError, TypeError, SyntaxError):
-        return None
-    return hashlib.sha256(statements.encode()).hexdigest()[:16]
-
-
-def _statements(source: str) -> str:
-    """The source without comments and docstrings, in one layout."""
-    tree = ast.parse(textwrap.dedent(source))
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
-            node.body[0] = ast.Pass()
-    return ast.unparse(tree)
+    return Base(env, preset.aux, preset.hide, limit, preset.description, ends_early, fingerprint(kind, preset.kwargs))
 
 
 def _smax_base(short: str, max_steps: int | str | None, **kwargs) -> Base:

@@ -100,10 +100,23 @@ def run_episodes(
     """
     if isinstance(policy, nn.Module):
         add_memory(env, policy)
-    with preserve_vmas_rng(), preserve_rng(seed), set_exploration_type(MODES[mode]):
+    with preserve_vmas_rng(), preserve_rng(seed), set_exploration_type(MODES[mode]), _evaluating(policy):
         env.set_seed(seed)
         rollout = env.rollout(max_steps, policy, break_when_any_done=False)
     return rollout if rollout.ndim == 2 else rollout.reshape(-1, rollout.shape[-1])
+
+
+@contextlib.contextmanager
+def _evaluating(policy: Callable[[TensorDictBase], TensorDictBase]) -> Iterator[None]:
+    """Dropout and the like in evaluation mode, and back to what each module had."""
+    training = [part for part in policy.modules() if part.training] if isinstance(policy, nn.Module) else []
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def episode_metrics(rollout: TensorDictBase) -> dict[str, torch.Tensor]:

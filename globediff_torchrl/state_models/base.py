@@ -1,5 +1,6 @@
 """What all state models share: the keys, the standardisation, the reading of x, and saving to disk."""
 
+import inspect
 from pathlib import Path
 from typing import Any, Self
 
@@ -231,7 +232,20 @@ class StateModel(TensorDictModuleBase):
         Raises:
             UserError: ``self.config`` does not hold the constructor's arguments, from which the model is made again.
         """
+        self._check_config()
         write_model(Path(directory), self, self.config)
+
+    def _check_config(self) -> None:
+        """Refuses a config that would give the loaded model other keys than this one has, or another ``infer_per``."""
+        usual = inspect.signature(StateModel.__init__).parameters
+        for name in COMMON:
+            saved = as_key(self.config.get(name, usual[name].default))
+            if saved != getattr(self, name):
+                raise UserError(
+                    f"save_pretrained expects self.config of {type(self).__name__} to hold {name}="
+                    f"{getattr(self, name)!r}, got a config from which a loaded model would have {saved!r}: set it in "
+                    f'__init__ with all arguments, self.config = {{"aux_dim": aux_dim, ..., **common}}.'
+                )
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **overrides: Any) -> Self:
@@ -244,7 +258,7 @@ class StateModel(TensorDictModuleBase):
         directory = Path(directory)
         model = cls.from_config(with_overrides(read_config(directory, cls.__name__), overrides, cls.overridable))
         read_weights(directory, model)
-        return model
+        return model.eval()
 
     @classmethod
     def from_env(cls, env: Any, **overrides: Any) -> Self:

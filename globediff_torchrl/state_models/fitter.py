@@ -32,9 +32,10 @@ class Fitter:
     only trained on, needs the last one alone.
 
     Args:
-        model: any state model with a loss. It stays where it is (device, references); its weights change in place and
-            no longer require grad: before an optimiser of your own, call ``model.requires_grad_(True)``. What you froze
-            (``requires_grad_(False)`` of a layer) is not trained; where nothing requires grad, as after a fit, all is.
+        model: any state model with a loss. It stays where it is (device, references), in evaluation mode; its weights
+            change in place and no longer require grad: before an optimiser of your own, call
+            ``model.requires_grad_(True)``. What you froze (``requires_grad_(False)`` of a layer) is not trained; where
+            nothing requires grad, as after a fit, all is.
             Buffers that its loss changes, such as running statistics, are those of the trained copy.
         lr, weight_decay: of AdamW; None takes the model's preset. betas: of AdamW.
         ema: decay of the moving average, warmed up: min(ema, (1 + t) / (10 + t)).
@@ -72,7 +73,7 @@ class Fitter:
             raise UserError(f"ema expects a number from 0 to 1, got {ema!r}: {EMA} is the default.")
         if torch.is_inference_mode_enabled():  # unlike no_grad, it cannot be undone for the tensors made in it
             raise UserError("A state model cannot be trained inside torch.inference_mode(): fit it outside.")
-        self.model, self.raw = model, copy.deepcopy(model)
+        self.model, self.raw = model.eval(), copy.deepcopy(model).train()  # dropout is for the one that is trained
         self.loss = self.raw.make_loss()
         if self.loss is None:
             raise UserError(f"{type(model).__name__} has no loss: there is nothing to fit; expected another model.")

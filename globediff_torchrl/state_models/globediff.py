@@ -16,7 +16,7 @@ from globediff_torchrl.state_models.latent import LatentPosterior
 from globediff_torchrl.state_models.latent_mixture import make_prior
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
 from globediff_torchrl.state_models.presets import FIT, PRESETS, complete_settings
-from globediff_torchrl.state_models.reading import as_key, unlocked
+from globediff_torchrl.state_models.reading import key_beside, unlocked
 from globediff_torchrl.state_models.repeatable import RepeatableNoise
 from globediff_torchrl.state_models.sampler import DiffusionSampler
 from globediff_torchrl.state_models.schedule import NoiseSchedule
@@ -73,8 +73,8 @@ class GlobeDiff(StateModel):
         noise: ``"fresh"`` draws z and the chain's noise at each call; ``"fixed"`` always takes one vector for all x
             (common random numbers): a hypothesis is then a function of x, continuous but where z changes its Gaussian,
             and keeps its mode over time as long as the weights of the modes stay.
-        infer_per, aux_key, state_key, inferred_key: as :class:`StateModel`; latent_key, hypotheses_key, mean_key,
-            blend_key.
+        infer_per, aux_key, state_key, inferred_key: as :class:`StateModel`.
+        latent_key, hypotheses_key, mean_key, blend_key: by default in the group of ``inferred_key``.
 
     Raises:
         UserError: an unknown name, a size below 1, a schedule that does not end in noise, a mean asked for where the
@@ -131,10 +131,10 @@ class GlobeDiff(StateModel):
         aux_key: NestedKey = keys.AUX_OBSERVATION,
         state_key: NestedKey = keys.STATE,
         inferred_key: NestedKey = keys.INFERRED_STATE,
-        latent_key: NestedKey = keys.LATENT,
-        hypotheses_key: NestedKey = keys.HYPOTHESES,
-        mean_key: NestedKey = keys.INFERRED_MEAN,
-        blend_key: NestedKey = keys.INFERRED_BLEND,
+        latent_key: NestedKey | None = None,
+        hypotheses_key: NestedKey | None = None,
+        mean_key: NestedKey | None = None,
+        blend_key: NestedKey | None = None,
     ):
         given = {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
         super().__init__(
@@ -148,8 +148,10 @@ class GlobeDiff(StateModel):
         self.levels, self.dims = settings["levels"], settings["dims"]
         self.num_samples, self.sample, self.deterministic, self.noise = num_samples, sample, deterministic, noise
         self.latent_dim, self.latent_prior = settings["latent_dim"], latent_prior
-        self.latent_key, self.hypotheses_key = as_key(latent_key), as_key(hypotheses_key)
-        self.mean_key, self.blend_key = as_key(mean_key), as_key(blend_key)
+        self.latent_key = key_beside(self.inferred_key, latent_key, keys.LATENT)
+        self.hypotheses_key = key_beside(self.inferred_key, hypotheses_key, keys.HYPOTHESES)
+        self.mean_key = key_beside(self.inferred_key, mean_key, keys.INFERRED_MEAN)
+        self.blend_key = key_beside(self.inferred_key, blend_key, keys.INFERRED_BLEND)
         self.centred = settings["center"] == "regression"
         self._build(settings, schedule_options or {}, clip, token_index)
         self._set_out_keys()

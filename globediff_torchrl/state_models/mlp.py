@@ -13,7 +13,7 @@ from globediff_torchrl.state_models.base import COMMON, StateModel
 from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
 from globediff_torchrl.state_models.presets import REGRESSOR_PRESETS, with_preset
-from globediff_torchrl.state_models.reading import as_key, unlocked
+from globediff_torchrl.state_models.reading import key_beside, unlocked
 
 
 class MLPStateModel(StateModel):
@@ -25,7 +25,7 @@ class MLPStateModel(StateModel):
     Args:
         aux_dim, state_dim: d_x and d_s.
         preset: ``"tuned"`` (2 x 256) or ``"paper"`` (4 x 1024, Table 4). width, layers: override it.
-        mean_key: tensordict key; the others as :class:`StateModel`.
+        mean_key: by default in the group of ``inferred_key``; the others as :class:`StateModel`.
 
     Raises:
         UserError: an unknown preset or a size below 1; in forward, a missing or wrongly shaped x.
@@ -46,7 +46,7 @@ class MLPStateModel(StateModel):
         *,
         width: int | None = None,
         layers: int | None = None,
-        mean_key: NestedKey = keys.INFERRED_MEAN,
+        mean_key: NestedKey | None = None,
         **common: Any,
     ):
         super().__init__(aux_dim, state_dim, **common)
@@ -54,7 +54,8 @@ class MLPStateModel(StateModel):
         activation = settings.pop("activation")
         for name, value in settings.items():
             check_count(name, value, "leave it away for the preset's")
-        self.preset, self.mean_key = preset, as_key(mean_key)
+        self.preset = preset
+        self.mean_key = key_beside(self.inferred_key, mean_key, keys.INFERRED_MEAN)
         cells = [settings["width"]] * settings["layers"]
         self.net = MLP(aux_dim, state_dim, num_cells=cells, activation_class=activation)
         self.out_keys = [self.inferred_key, self.mean_key]

@@ -19,6 +19,14 @@ def as_key(key: Any) -> NestedKey:
     return tuple(key) if isinstance(key, list) else key
 
 
+def key_beside(inferred_key: NestedKey, given: NestedKey | None, usual: NestedKey) -> NestedKey:
+    """The key that was given; else the usual one's name in the group of what is inferred, so that two models that
+    infer into two groups do not write over one another."""
+    if given is not None:
+        return as_key(given)
+    return (*inferred_key[:-1], usual[-1]) if isinstance(inferred_key, tuple) else usual
+
+
 def mask_beside(aux_key: NestedKey) -> NestedKey:
     """Where it stands who counts: in the group of x; of an x at the root ``("agents", "active_mask")``."""
     group = aux_key[:-1] if isinstance(aux_key, tuple) else ()

@@ -16,7 +16,7 @@ from globediff_torchrl.state_models.latent import LatentPosterior, active_units,
 from globediff_torchrl.state_models.numerics import check_number, masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
 from globediff_torchrl.state_models.presets import VAE_PRESETS, with_preset
-from globediff_torchrl.state_models.reading import as_key, unlocked
+from globediff_torchrl.state_models.reading import key_beside, unlocked
 from globediff_torchrl.state_models.repeatable import RepeatableNoise
 
 
@@ -34,7 +34,7 @@ class VAEStateModel(StateModel):
         beta_kl: weight of the KL beside the mean over the dims of s; by default that of the preset, 2 / d_s in
             ``"paper"``: the evidence lower bound of a decoder with unit variance.
         zero_latent: True takes z = 0 under DETERMINISTIC.
-        latent_key: tensordict key; the others as :class:`StateModel`.
+        latent_key: by default in the group of ``inferred_key``; the others as :class:`StateModel`.
 
     Raises:
         UserError: an unknown preset or a size below 1; in forward, a missing or wrongly shaped x.
@@ -59,7 +59,7 @@ class VAEStateModel(StateModel):
         layers: int | None = None,
         beta_kl: float | None = None,
         zero_latent: bool = False,
-        latent_key: NestedKey = keys.LATENT,
+        latent_key: NestedKey | None = None,
         **common: Any,
     ):
         super().__init__(aux_dim, state_dim, **common)
@@ -72,7 +72,7 @@ class VAEStateModel(StateModel):
         check_number("beta_kl", settings["beta_kl"])
         self.preset, self.zero_latent = preset, zero_latent
         self.latent_dim, self.beta_kl = settings["latent_dim"], settings["beta_kl"]
-        self.latent_key = as_key(latent_key)
+        self.latent_key = key_beside(self.inferred_key, latent_key, keys.LATENT)
         size = {"width": settings["width"], "layers": settings["layers"]}
         self.posterior = LatentPosterior(aux_dim, state_dim, self.latent_dim, **size)
         cells = [settings["width"]] * settings["layers"]
