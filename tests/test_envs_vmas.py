@@ -21,8 +21,9 @@ from globediff_torchrl.envs import (
     simulator_state,
     vmas_rng_state,
 )
-from globediff_torchrl.envs.vmas import StateVmasEnv
+from globediff_torchrl.envs.vmas import StateVmasEnv, scenarios
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.layout import Feature
 
 
 def follow(env, td, actions):
@@ -263,3 +264,53 @@ def test_success_is_false_at_the_start_and_true_where_it_should_be():
         agent.set_pos(world.landmarks[0].state.pos[1] + 0.3, batch_index=1)
     td["agents", "action"] = torch.zeros(2, 2, 2)
     assert env.step(td)["next", "success"].flatten().tolist() == [True, False]
+
+
+def hidden_bit(**returns):
+    """An environment of hunt in which the optional methods of the scenario return what is given."""
+    methods = {name: (lambda self, value=value: value(self)) for name, value in returns.items()}
+    own = type("Own", (scenarios.Hunt,), methods)
+    return StateVmasEnv(own(), scenario_name="hunt", num_envs=3)
+
+
+BIT = Feature("team", "bit", "flag")
+PLACE = Feature("team", "place", "other", 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "says"),
+    [
+        ("state_features", [BIT], "got a Feature in it"),
+        ("state_features", {"bit": torch.ones(3, 1)}, "got a dict in it"),
+        ("state_features", None, "got a NoneType in it"),
+        ("state_features", [(BIT, torch.ones(3))], r"got a tensor \[3\] for team.bit of size 1"),
+        ("state_features", [(PLACE, torch.ones(3, 1))], r"got a tensor \[3, 1\] for team.place of size 2"),
+        ("state_features", [(BIT, torch.ones(1, 1))], r"got a tensor \[1, 1\] for team.bit"),
+        (
+            "state_features",
+            [(BIT, torch.ones(3, 2)), (PLACE, torch.ones(3, 1))],
+            r"a list of \(Feature, tensor \[3, size\]\), got a tensor \[3, 2\] for team.bit of size 1",
+        ),
+        ("state_features", [(BIT, 1.0)], "got a float for team.bit"),
+        ("state_entities", ["agent_0"], "a list of VMAS entities, got 'agent_0' in it: return the entities themselves"),
+        ("state_entities", None, "a list of VMAS entities, got None"),
+        ("success", True, r"a bool tensor \[3\], one an environment, got a bool"),
+        ("success", torch.ones(3, 2), r"a bool tensor \[3\], one an environment, got a tensor \[3, 2\]"),
+    ],
+)
+def test_what_an_optional_method_returns_is_checked_in_words(method, returned, says):
+    with pytest.raises(UserError, match=rf"{method}\(\) of hunt must return .*{says}"):
+        hidden_bit(**{method: lambda self: returned})
+
+
+def test_facts_and_success_of_another_dtype_come_out_as_the_specs_say():
+    env = hidden_bit(
+        state_features=lambda self: [(BIT, torch.ones(3, 1, dtype=torch.float64)), (PLACE, torch.zeros(3, 2) > 0)],
+        state_entities=lambda self: self.world.agents,
+        success=lambda self: torch.ones(3),
+    )
+    rollout = env.rollout(2)
+    assert env.state_layout.names[-2:] == ("team.bit", "team.place")
+    assert rollout["state"][..., -3:].unique(dim=1).squeeze(1).tolist() == [[1.0, 0.0, 0.0]] * 3
+    for td in (env.reset(), rollout[:, 0]["next"]):
+        assert td["state"].dtype == torch.float32 and td["success"].dtype == torch.bool

@@ -11,7 +11,7 @@ from vmas.simulator.environment import Environment
 
 from globediff_torchrl.envs.vmas.layouts import SUCCESS, observation_layout
 from globediff_torchrl.envs.vmas.snapshot import vmas_stream
-from globediff_torchrl.envs.vmas.state import read_state, state_layout
+from globediff_torchrl.envs.vmas.state import check_success, read_state, state_layout
 from globediff_torchrl.errors import TrainingError, UserError
 from globediff_torchrl.keys import ACTION, AGENTS, STATE
 from globediff_torchrl.keys import SUCCESS as SUCCESS_KEY
@@ -33,7 +33,8 @@ class StateVmasEnv(VmasEnv):
         kwargs: those of :class:`torchrl.envs.libs.vmas.VmasEnv`.
 
     Raises:
-        UserError: where agents have actions of different sizes, or observations that are no tensors.
+        UserError: where agents have actions of different sizes, or observations that are no tensors, or where an
+            optional method of the scenario returns something else than it must.
     """
 
     def __init__(self, scenario, *, scenario_name: str | None = None, **kwargs):
@@ -58,6 +59,7 @@ class StateVmasEnv(VmasEnv):
             STATE: Unbounded((self.state_layout.size,), device=self.device),
         }
         if self._success is not None:
+            check_success(self._success(), self.layout_name, env.num_envs)
             observation[SUCCESS_KEY] = Categorical(2, shape=(1,), dtype=torch.bool, device=self.device)
         reward = Composite({"reward": Unbounded((n, 1), device=self.device)}, shape=(n,))
         done = Categorical(2, shape=(1,), dtype=torch.bool, device=self.device)
@@ -142,7 +144,7 @@ class StateVmasEnv(VmasEnv):
         done = scenario.done().reshape(-1, 1).to(torch.bool)
         source = {"done": done.clone(), "terminated": done.clone(), STATE: read_state(env, self.layout_name)}
         if self._success is not None:
-            source[SUCCESS_KEY] = self._success().reshape(-1, 1).clone()
+            source[SUCCESS_KEY] = self._success().reshape(-1, 1).bool().clone()
         shape = (*self.batch_size, len(env.agents))
         source[AGENTS] = TensorDict(agents, batch_size=shape, device=self.device)
         return TensorDict(source, batch_size=self.batch_size, device=self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from vmas.simulator.core import Agent, Entity, Sphere
 from vmas.simulator.environment import Environment
 from vmas.simulator.scenario import BaseScenario
 
+from globediff_torchrl.errors import UserError
 from globediff_torchrl.layout import Feature, FeatureLayout
 
 Extra = list[tuple[Feature, Tensor]]
@@ -36,13 +37,67 @@ def state_parts(env: Environment, scenario_name: str) -> Extra:
 
 
 def state_layout(env: Environment, scenario_name: str) -> FeatureLayout:
-    """What the numbers of :func:`read_state` are."""
+    """What the numbers of :func:`read_state` are.
+
+    Raises:
+        UserError: the scenario's own ``state_features()`` or ``state_entities()`` return something else than they must.
+    """
+    _check_entities(env, scenario_name)
+    _check_facts(env, scenario_name)
     return FeatureLayout(tuple(feature for feature, _ in state_parts(env, scenario_name)))
 
 
 def read_state(env: Environment, scenario_name: str) -> Tensor:
-    """The state as it is now, ``[B, d_s]``, a fresh tensor."""
-    return torch.cat([value for _, value in state_parts(env, scenario_name)], dim=-1)
+    """The state as it is now, ``[B, d_s]``, float32, a fresh tensor."""
+    return torch.cat([value for _, value in state_parts(env, scenario_name)], dim=-1).float()
+
+
+def check_success(success: object, scenario_name: str, batch: int) -> None:
+    """Refuses what is no tensor ``[B]`` or ``[B, 1]``, one number an environment."""
+    if isinstance(success, Tensor) and success.shape in ((batch,), (batch, 1)):
+        return
+    raise UserError(
+        f"success() of {scenario_name} must return a bool tensor [{batch}], one an environment, got "
+        f"{_described(success)}: return e.g. (self.distances() < 0.1).all(dim=1)."
+    )
+
+
+def _check_entities(env: Environment, scenario_name: str) -> None:
+    listed = getattr(env.scenario, "state_entities", None)
+    for entity in [] if listed is None else _items(listed()):
+        if not isinstance(entity, Entity):
+            raise UserError(
+                f"state_entities() of {scenario_name} must return a list of VMAS entities, got {entity!r} in it: return "
+                f"the entities themselves, e.g. self.world.agents + self.world.landmarks."
+            )
+
+
+def _check_facts(env: Environment, scenario_name: str) -> None:
+    """Refuses tensors that are not as large as their features say: all later numbers would get wrong names."""
+    listed = getattr(env.scenario, "state_features", None)
+    asked = f"state_features() of {scenario_name} must return a list of (Feature, tensor [{env.num_envs}, size])"
+    for fact in [] if listed is None else _items(listed()):
+        if not (isinstance(fact, list | tuple) and len(fact) == 2 and isinstance(fact[0], Feature)):
+            raise UserError(
+                f'{asked}, got {_described(fact)} in it: return e.g. [(Feature("team", "bit", "flag"), '
+                "self.bit.unsqueeze(-1))]."
+            )
+        feature, value = fact
+        if not isinstance(value, Tensor) or value.shape != (env.num_envs, feature.size):
+            raise UserError(
+                f"{asked}, got {_described(value)} for {feature.full_name} of size {feature.size}: bring the tensor to "
+                f"that shape, one number by unsqueeze(-1), or give the Feature the size of the tensor."
+            )
+
+
+def _items(returned: object) -> list:
+    """What a list holds; anything else is one wrong item."""
+    several = isinstance(returned, Iterable) and not isinstance(returned, Mapping | Tensor | str)
+    return list(returned) if several else [returned]
+
+
+def _described(value: object) -> str:
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def entity_name(entity: Entity) -> str:
