@@ -12,7 +12,16 @@ from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torchrl.envs import EnvBase, SerialEnv, StepCounter, TransformedEnv
 from torchrl.modules import ValueOperator
 
-from globediff_torchrl import UserError, load_policy, make_actor, make_critic, make_env, make_trainer, wrap_env
+from globediff_torchrl import (
+    UserError,
+    evaluate,
+    load_policy,
+    make_actor,
+    make_critic,
+    make_env,
+    make_trainer,
+    wrap_env,
+)
 from globediff_torchrl.envs.vmas import StateVmasEnv, scenarios
 from globediff_torchrl.layout import FeatureLayout
 from globediff_torchrl.policies import update_input_statistics
@@ -111,6 +120,21 @@ def a_loss(critic: TensorDictModuleBase):
     return make_loss(make_actor(hunt()), critic, None, entropy_coeff=0.0, critic_coeff=1.0, **settings)
 
 
+def first_agent_dead():
+    rows = data()
+    rows["agents", "active_mask"] = torch.tensor([0, 1]).expand(20, 2).unsqueeze(-1).bool()
+    rows["agents", "aux_observation"][:, 0] = torch.nan
+    return rows
+
+
+class Unnamed(MLPStateModel):
+    """Writes a mean, and does not say so."""
+
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.out_keys = [self.inferred_key]
+
+
 class Blind(EnvBase):
     """An environment without a state."""
 
@@ -146,6 +170,11 @@ CALLS = [
         "fit on NaN",
         lambda here: fitted(here, data(s=torch.full((20, 6), torch.nan))),
         ("expected finite", "240 of 240 values", "look for a division by zero"),
+    ),
+    Misuse(
+        "a team's x from a dead agent",
+        lambda here: fit(model(infer_per="team"), first_agent_dead(), steps=2, batch_size=4, progress=False),
+        ("expected finite", "160 of 160 values", "(infer_per=team), agent 0's x is read, dead or not"),
     ),
     Misuse(
         "fit on infinite x",
@@ -247,6 +276,11 @@ CALLS = [
     Misuse(
         "hide a number", lambda _: make_env("vmas/hunt", hide=3), ("a list of feature names", "got 3", "target.range")
     ),
+    Misuse(
+        "hide by an agent's name",
+        lambda _: make_env("vmas/hunt", hide=["hunter_0.target.range"]),
+        ("Known: agent.position", "'hunter_0.target.range'", "From one agent alone: its index and"),
+    ),
     Misuse("hide numbers", lambda _: make_env("vmas/hunt", hide=[3]), ("a list of feature", "got [3]", "target.range")),
     Misuse("a word as seed", lambda _: make_env("vmas/hunt", seed="a"), ("whole number from 0", "got 'a'", "seed=0")),
     Misuse("one size", lambda _: make_actor(hunt(), hidden_sizes=64), ("a list of whole", "got 64", "(64, 64)")),
@@ -290,6 +324,25 @@ CALLS = [
         "statistics of a bare rollout",
         lambda _: update_input_statistics(make_actor(hunt()), hunt().rollout(2)),
         ("expected a rollout as the policy left it", "need ('agents', 'view')", "with ["),
+    ),
+    Misuse(
+        "a mean that out_keys does not name",
+        lambda _: make_actor(hunt(), Unnamed.from_env(hunt()), reads="mean"),
+        (
+            "needs ('agents', 'inferred_mean')",
+            "the out_keys of this Unnamed do not name",
+            "appends what it writes to self.out",
+        ),
+    ),
+    Misuse(
+        "a critic on an inference",
+        lambda _: make_critic(hunt(), inputs=[("agents", "inferred_mean")]),
+        ("the critic is to read ('agents', 'inferred_mean')", "it has [", "read by an actor alone"),
+    ),
+    Misuse(
+        "a policy without an actor",
+        lambda _: evaluate(hunt(), GlobeDiff.from_env(hunt(), width=16), seed=1),
+        ("expects ('agents', 'action') from the policy", "got a tensordict without it", "put an actor behind"),
     ),
     Misuse(
         "an actor for more hypotheses",

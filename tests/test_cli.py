@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from globediff_torchrl.training import announce
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -52,6 +54,19 @@ def test_a_run_leaves_its_results_and_says_what_is_hidden_and_where_they_lie(tmp
     assert "hides agents.target.offset" in said and str(folder) in said
     assert "GlobeDiff once per team, of which the actor reads the blend (relative); " in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "read"),
+    [
+        ("regressor", "MLPStateModel once per team, of which the actor reads the mean (relative)"),
+        ("oracle", "OracleStateModel once per team, of which the actor reads the true state (relative)"),
+        ("vae", "VAEStateModel once per team, of which the actor reads the sample (relative)"),
+    ],
+)
+def test_the_first_lines_of_a_run_say_what_the_actor_reads(algorithm, read, fast_trainer, capsys):
+    announce(fast_trainer(algorithm))
+    assert read in capsys.readouterr().out
 
 
 def test_a_process_ended_in_its_pretraining_says_how_to_go_on(tmp_path, fast_config):

@@ -10,6 +10,7 @@ from tensordict.nn import TensorDictSequential
 from globediff_torchrl import make_actor, make_env, make_state_model, record_episode
 from globediff_torchrl.evaluation.figures import learning_curve
 from globediff_torchrl.studies.figures import bracket_figure, study_curves
+from globediff_torchrl.tables import read_rows, write_rows
 
 
 def draw_curve(folder):
@@ -34,6 +35,15 @@ def draw_step(folder, name="a.png", step: int | None = 1):
 
 def draw_episode(folder):
     draw_step(folder, "a.gif", None)
+
+
+def test_a_learning_curve_of_text_is_that_of_the_numbers(tmp_path):
+    evaluation = {"eval/deterministic/return": 1.5, "eval/deterministic/return_sem": 0.5}
+    rows = [{"frames": 1.0, "return": 1.0, "phase": "first"}, {"frames": 2.0, "return": 2.0, **evaluation}]
+    write_rows(tmp_path / "progress.csv", ["frames", "return", "phase", *evaluation], rows)
+    learning_curve(rows, tmp_path / "numbers.png", "hunt")
+    learning_curve(read_rows(tmp_path / "progress.csv"), tmp_path / "text.png", "hunt")
+    assert (tmp_path / "numbers.png").read_bytes() == (tmp_path / "text.png").read_bytes()
 
 
 @pytest.mark.parametrize("draw", [draw_curve, draw_study, draw_curves, draw_step, draw_episode])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.layout import FeatureLayout
+from globediff_torchrl.layout import Feature, FeatureLayout
 
 _SCOPE = re.compile(r"^(agents|agent_(\d+))\.(?=.+\.)")
 
@@ -52,7 +52,16 @@ def resolve_hidden(
                 if agent >= n_agents:
                     raise UserError(f"hide names {prefix}, but the team has agents 0 to {n_agents - 1}.")
                 rows = slice(agent, agent + 1)
-        for feature in layout.match(pattern):
+        for feature in _match(layout, pattern):
             visible[rows, layout.slices[feature.full_name]] = False
             names[f"{prefix}.{feature.full_name}"] = None
     return tuple(names), visible
+
+
+def _match(layout: FeatureLayout, pattern: str) -> tuple[Feature, ...]:
+    try:
+        return layout.match(pattern)
+    except UserError as error:  # the state's names begin with entities such as carrier_0, which hide no observation
+        raise UserError(
+            f"{error} From one agent alone: its index and one of these, e.g. agent_0.{layout.names[-1]}."
+        ) from error

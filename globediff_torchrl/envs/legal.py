@@ -1,4 +1,4 @@
-"""Random actions that are legal, for environments whose ``rand_action`` knows nothing of the action mask."""
+"""Actions of a step: the policy's, or random legal ones where ``rand_action`` knows nothing of the action mask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,23 @@ from torch import Tensor
 from torchrl.data import Composite, OneHot
 from torchrl.envs import EnvBase, TransformedEnv
 
+from globediff_torchrl.errors import UserError
 from globediff_torchrl.keys import ACTION, ACTION_MASK
+
+
+def actions_of(tensordict: TensorDictBase) -> Tensor:
+    """The team's actions, as the policy wrote them.
+
+    Raises:
+        UserError: it wrote none.
+    """
+    actions = tensordict.get(ACTION, None)
+    if actions is None:
+        raise UserError(
+            f"a step expects {ACTION} from the policy, got a tensordict without it: put an actor behind the state "
+            "model, TensorDictSequential(state_model, make_actor(env, state_model)), or write that key."
+        )
+    return actions
 
 
 def legal_action(env: EnvBase, tensordict: TensorDictBase | None, mask: Tensor | None = None) -> TensorDictBase | None:

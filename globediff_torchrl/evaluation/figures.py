@@ -8,6 +8,13 @@ from pathlib import Path
 
 INK, COLOURS = "#333333", ("#1b6ca8", "#d1495b", "#3a7d44", "#8d6a9f", "#e08e45", "#5c5c5c", "#2a9d8f")
 
+STAGES, MODES = ("eval", "final"), ("deterministic", "stochastic")  # of the evaluations
+CURVES = {
+    "frames",
+    "return",
+    *(f"{stage}/{mode}/return{end}" for stage in STAGES for mode in MODES for end in ("", "_sem")),
+}
+
 
 @contextmanager
 def own_text() -> Iterator[None]:
@@ -22,11 +29,12 @@ def own_text() -> Iterator[None]:
 
 
 @own_text()
-def learning_curve(rows: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
+def learning_curve(rows: Sequence[Mapping[str, float | str]], path: Path, title: str) -> None:
     """Return of the training batches and of the evaluations over environment frames, as PNG.
 
     Args:
-        rows: of the progress table: ``frames``, ``return``, ``eval/...`` and ``final/...``.
+        rows: of the progress table: ``frames``, ``return``, ``eval/...`` and ``final/...``; numbers, or text as
+            ``csv.DictReader`` gives it, where an empty one is none.
         path: of the PNG.
         title: of the figure.
     """
@@ -37,14 +45,15 @@ def learning_curve(rows: Sequence[Mapping[str, float]], path: Path, title: str) 
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    rows = [{name: float(row[name]) for name in row if name in CURVES and row[name] not in ("", None)} for row in rows]
     train = [(row["frames"], row["return"]) for row in rows if "return" in row]
     if train:
         axes.plot(*zip(*train), color=INK, alpha=0.6, label="training batches")
-    for mode, colour in zip(("deterministic", "stochastic"), COLOURS):
+    for mode, colour in zip(MODES, COLOURS):
         points = [
             (row["frames"], row[f"{stage}/{mode}/return"], row[f"{stage}/{mode}/return_sem"])
             for row in rows
-            for stage in ("eval", "final")
+            for stage in STAGES
             if f"{stage}/{mode}/return" in row
         ]
         if points:

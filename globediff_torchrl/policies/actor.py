@@ -117,7 +117,7 @@ def make_actor(
     task = task_of(env, "make_actor", ONE_COPY)
     modules: list[TensorDictModuleBase] = []
     in_keys = [tuple(key) if not isinstance(key, str) else key for key in inputs]
-    size = sum(feature_size(env, key) for key in in_keys)
+    size = sum(feature_size(env, key, "actor") for key in in_keys)
     ego = _make_view(env, task, state_model, reads, view)
     if ego is not None:
         modules.append(ego)
@@ -159,7 +159,7 @@ def _make_view(
     _check_reads(reads, state_model)
     return EgoView(
         task.n_agents,
-        feature_size(env, task.target_key),
+        feature_size(env, task.target_key, "actor"),
         task.inferred_layout,
         reads=reads,
         view=view,
@@ -178,9 +178,9 @@ def _check_reads(reads: str, state_model: TensorDictModuleBase | None) -> None:
     missing = [] if state_model is None else [key for key in READS[reads] if key not in state_model.out_keys]
     if missing:
         raise UserError(
-            f"reads={reads} needs {missing[0]}, which this {type(state_model).__name__} does not write (it writes "
-            f"{state_model.out_keys}). Hypotheses come from num_samples above 1 (and sample=True), a mean "
-            "from center=regression."
+            f"reads={reads} needs {missing[0]}, which the out_keys of this {type(state_model).__name__} do not name "
+            f"(it writes {state_model.out_keys}): of GlobeDiff hypotheses come from num_samples above 1 (and "
+            "sample=True), a mean from center=regression; a model of your own appends what it writes to self.out_keys."
         )
 
 

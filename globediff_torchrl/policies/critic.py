@@ -82,7 +82,7 @@ def make_critic(
     """
     agents = task_of(env, "make_critic", ONE_COPY).n_agents
     in_keys = [tuple(key) if not isinstance(key, str) else key for key in inputs]
-    size = sum(feature_size(env, key) for key in in_keys)
+    size = sum(feature_size(env, key, "critic") for key in in_keys)
     trunk = make_trunk(size, hidden_sizes, activation=activation, layer_norm=layer_norm, input_norm=input_norm)
     team_wide = all(isinstance(key, str) for key in in_keys)
     features = hidden_sizes[-1] if len(hidden_sizes) else size

@@ -229,8 +229,8 @@ class Head(TensorDictModule):
         return tensordict
 
 
-def feature_size(env: EnvBase, key: NestedKey) -> int:
-    """The last dim of what the environment gives under ``key``.
+def feature_size(env: EnvBase, key: NestedKey, reader: str) -> int:
+    """The last dim of what the environment gives under ``key``; ``reader`` is to read it, for the error message.
 
     Raises:
         UserError: it gives nothing there.
@@ -238,8 +238,10 @@ def feature_size(env: EnvBase, key: NestedKey) -> int:
     try:
         return env.observation_spec[key].shape[-1]
     except KeyError as error:
+        fix = f"for {keys.AUX_OBSERVATION} pass aux= to make_env"
+        if key in keys.INFERENCES:
+            fix = "what a state model writes is read by an actor alone, make_actor(env, state_model, reads=...)"
         raise UserError(
-            f"the actor is to read {key}, which the environment does not give; it has "
-            f"{[str(k) for k in env.observation_spec.keys(True, True)]}. "
-            f"For {keys.AUX_OBSERVATION} pass aux= to make_env."
+            f"the {reader} is to read {key}, which the environment does not give; it has "
+            f"{[str(k) for k in env.observation_spec.keys(True, True)]}: {fix}."
         ) from error

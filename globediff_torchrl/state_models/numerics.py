@@ -20,7 +20,8 @@ def check_finite(key: NestedKey, value: Tensor) -> None:
         bad = int((~finite).sum())
         raise UserError(
             f"{key!r} holds {bad} of {value.numel()} values that are NaN or infinite, expected finite ones: "
-            "look for a division by zero or an uninitialised buffer in the env or the dataset."
+            "look for a division by zero or an uninitialised buffer in the env or the dataset; where one inference "
+            "serves the team (infer_per=team), agent 0's x is read, dead or not."
         )
 
 

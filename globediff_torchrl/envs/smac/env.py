@@ -12,12 +12,12 @@ from torch import Tensor
 from torchrl.data.tensor_specs import Categorical, Composite, Unbounded
 from torchrl.envs.libs.smacv2 import SMACv2Env
 
-from globediff_torchrl.envs.legal import LegalRandomActions
+from globediff_torchrl.envs.legal import LegalRandomActions, actions_of
 from globediff_torchrl.envs.smac.install import check_installed
 from globediff_torchrl.envs.smac.layouts import observation_layout, state_layout
 from globediff_torchrl.envs.smac.maps import check_options, is_generated, options, read_options, smac_map
 from globediff_torchrl.errors import UserError, unknown
-from globediff_torchrl.keys import ACTION, AGENTS, DONE, STATE, SUCCESS, TERMINATED, TRUNCATED
+from globediff_torchrl.keys import AGENTS, DONE, STATE, SUCCESS, TERMINATED, TRUNCATED
 from globediff_torchrl.layout import FeatureLayout
 
 BEHAVIOURS = ("mended", "upstream")
@@ -142,7 +142,7 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
         return self._pack(observations, state)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        actions = tensordict.get(ACTION).tolist()
+        actions = actions_of(tensordict).tolist()
         for agent, action in enumerate(actions):
             if not self._mask[agent, action]:
                 legal = self._mask[agent].nonzero()[0].tolist()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrl.data.tensor_specs import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from globediff_torchrl.envs.legal import LegalRandomActions
+from globediff_torchrl.envs.legal import LegalRandomActions, actions_of
 from globediff_torchrl.envs.smax.jax_setup import load_battles
 from globediff_torchrl.envs.smax.layouts import SCENARIOS, STEP_LIMIT, observation_layout, state_layout, target_layout
 from globediff_torchrl.errors import UserError, check_count, unknown
@@ -159,7 +159,7 @@ class SmaxEnv(LegalRandomActions, EnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         # one integer type and one array of its own: no second compilation, and nothing that anybody writes into
-        actions = tensordict.get(ACTION).to("cpu", torch.int32, copy=True).contiguous()
+        actions = actions_of(tensordict).to("cpu", torch.int32, copy=True).contiguous()
         self._keys, self._battle, readings, outcome = self.battles.step(
             self._keys, self._battle, self.battles.actions(actions)
         )

@@ -9,11 +9,12 @@ from torchrl.data.tensor_specs import Categorical, Composite, Unbounded
 from torchrl.envs.libs.vmas import VmasEnv, _vmas_to_torchrl_spec_transform
 from vmas.simulator.environment import Environment
 
+from globediff_torchrl.envs.legal import actions_of
 from globediff_torchrl.envs.vmas.layouts import SUCCESS, observation_layout
 from globediff_torchrl.envs.vmas.snapshot import vmas_stream
 from globediff_torchrl.envs.vmas.state import check_success, read_state, state_layout
 from globediff_torchrl.errors import TrainingError, UserError
-from globediff_torchrl.keys import ACTION, AGENTS, STATE
+from globediff_torchrl.keys import AGENTS, STATE
 from globediff_torchrl.keys import SUCCESS as SUCCESS_KEY
 from globediff_torchrl.layout import FeatureLayout
 
@@ -113,7 +114,7 @@ class StateVmasEnv(VmasEnv):
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         env = self._env
         scenario, world = env.scenario, env.world
-        actions = tensordict.get(ACTION)
+        actions = actions_of(tensordict)
         if actions.is_floating_point() and not torch.isfinite(actions).all():
             raise TrainingError(
                 "the policy gave NaN or infinite actions, expected finite ones: look for NaN in the observations or in "

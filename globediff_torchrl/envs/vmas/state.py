@@ -67,8 +67,8 @@ def _check_entities(env: Environment, scenario_name: str) -> None:
     for entity in [] if listed is None else _items(listed()):
         if not isinstance(entity, Entity):
             raise UserError(
-                f"state_entities() of {scenario_name} must return a list of VMAS entities, got {entity!r} in it: return "
-                f"the entities themselves, e.g. self.world.agents + self.world.landmarks."
+                f"state_entities() of {scenario_name} must return a list of VMAS entities, got {entity!r} in it: "
+                "return the entities themselves, e.g. self.world.agents + self.world.landmarks."
             )
 
 
