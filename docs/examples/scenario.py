@@ -4,6 +4,7 @@ import torch
 from tensordict.nn import TensorDictSequential
 from vmas.simulator.core import Agent, Landmark, Sphere, World
 from vmas.simulator.scenario import BaseScenario
+from vmas.simulator.utils import ScenarioUtils
 
 from globediff_torchrl import GlobeDiff, make_actor, make_env
 from globediff_torchrl.envs import Feature, describe_hidden
@@ -14,7 +15,9 @@ class Meet(BaseScenario):
     """Reward of both agents: minus their mean distance to the spot. Nothing ends an episode but the time limit."""
 
     def make_world(self, batch_dim: int, device: torch.device, **kwargs) -> World:
-        world = World(batch_dim, device, x_semidim=0.7, y_semidim=0.7)
+        self.box = kwargs.pop("box", 0.7)  # make_env("vmas/meet", box=1.0), +env.kwargs.box=1.0
+        ScenarioUtils.check_kwargs_consumed(kwargs)  # else a misspelt argument would change nothing, without a word
+        world = World(batch_dim, device, x_semidim=self.box, y_semidim=self.box)
         for i in range(2):
             world.add_agent(Agent(f"agent_{i}", shape=Sphere(0.05), collide=False, rotatable=False))
         self.spot = Landmark("spot", collide=False, shape=Sphere(0.05))
@@ -24,7 +27,7 @@ class Meet(BaseScenario):
     def reset_world_at(self, env_index: int | None = None):
         rows = self.world.batch_dim if env_index is None else 1
         for entity in [*self.world.agents, self.spot]:
-            place = torch.empty(rows, 2, device=self.world.device).uniform_(-0.7, 0.7)
+            place = torch.empty(rows, 2, device=self.world.device).uniform_(-self.box, self.box)
             entity.set_pos(place, batch_index=env_index)
 
     def distances(self) -> torch.Tensor:
