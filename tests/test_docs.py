@@ -22,6 +22,8 @@ from packaging.specifiers import SpecifierSet
 from globediff_torchrl import make_trainer
 from globediff_torchrl.envs import make_env
 from globediff_torchrl.envs.vmas import PRESETS
+from globediff_torchrl.errors import UserError
+from globediff_torchrl.layout import KINDS
 from globediff_torchrl.policies import RunningNorm
 from globediff_torchrl.state_models import STATE_MODELS
 from globediff_torchrl.state_models.presets import PRESETS as MODEL_PRESETS
@@ -80,6 +82,8 @@ def test_the_state_model_of_the_documentation_learns_and_trains_a_team(tmp_path,
         names = run_example("state_model", tmp_path, monkeypatch)
     finally:
         STATE_MODELS.pop("linear", None)
+    answer = names["model"](names["data"].clone().lock_())  # as memory-mapped data are
+    assert ("agents", "inferred_state") in answer.keys(True)
     losses = names["history"]["loss_linear"]
     assert losses[-1] < 0.7 * losses[0]
     assert type(names["trainer"].team.state_model).__name__ == "LinearStateModel"
@@ -89,12 +93,20 @@ def test_the_state_model_of_the_documentation_learns_and_trains_a_team(tmp_path,
 def test_the_scenario_of_the_documentation_becomes_an_environment(tmp_path, monkeypatch, capsys):
     try:
         rollout = run_example("scenario", tmp_path, monkeypatch)["rollout"]
+        with pytest.raises(UserError, match="vmas/meet does not know all of its arguments"):
+            make_env("vmas/meet", num_envs=1, bax=1.0)
+        assert make_env("vmas/meet", num_envs=64, box=9.0).reset()["state"].abs().max() > 1
     finally:
         PRESETS.pop("meet", None)
     assert "agent_0.spot.offset" in capsys.readouterr().out
     assert (rollout["agents", "observation"][:, :, 0, 4:] == 0).all()  # hidden from agent 0
     assert (rollout["agents", "observation"][:, :, 1, 4:] != 0).any()
     assert rollout["next", "truncated"][:, -1].all()
+
+
+def test_the_guide_to_a_scenario_names_every_kind_of_feature():
+    page = (DOCS / "extending.md").read_text()
+    assert not [kind for kind in KINDS if f"`{kind}`" not in page]
 
 
 def test_the_wrapped_environment_of_the_documentation_gets_the_keys(tmp_path, monkeypatch):

@@ -4,7 +4,14 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from globediff_torchrl import fit, make_env, make_state_model, make_trainer
-from globediff_torchrl.state_models import STATE_MODELS, StateModel, StateModelLoss, masked_mean, squared_error
+from globediff_torchrl.state_models import (
+    STATE_MODELS,
+    StateModel,
+    StateModelLoss,
+    masked_mean,
+    squared_error,
+    unlocked,
+)
 
 
 class LinearStateModel(StateModel):
@@ -16,6 +23,7 @@ class LinearStateModel(StateModel):
         self.config = {"aux_dim": aux_dim, "state_dim": state_dim, **common}  # saved beside the weights
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        tensordict = unlocked(tensordict)  # of memory-mapped data, which are locked, a shallow copy
         x, lead, n = self.read_aux(tensordict)  # standardised, one row an inference
         self.write(tensordict, self.inferred_key, self.restore_state(self.net(x)), lead, n)
         return tensordict
