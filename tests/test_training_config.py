@@ -51,7 +51,9 @@ BAD = {
     "pretrain.steps": (-1,),
     "pretrain.batch_size": (0,),
     "pretrain.lr": (-1,),
-    "pretrain.behaviour": ("expert",),
+    "pretrain.behaviour": ("expert", "Random"),
+    "logger": ("csvv", "CSV", "null"),
+    "training.actor.recurrent": ("lstm", "GRU", "null"),
     "state_model_update.every_episodes": (0,),
     "state_model_update.steps": (-2,),
     "state_model_update.max_steps": (0, 1.5, "all"),
@@ -74,7 +76,6 @@ BAD = {
     "device": ("gpu", "cuda:99"),
     "checkpoint.every_frames": (-1,),
     "checkpoint.keep_last": (0,),
-    "logger": ("csvv",),
     "env.kwargs": (5,),
 }
 

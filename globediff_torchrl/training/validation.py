@@ -151,7 +151,7 @@ def validate(config: DictConfig) -> None:
             continue
         value = OmegaConf.select(config, name)
         if value not in known:
-            raise unknown(name, value, known)
+            raise unknown(name, "null" if value is None else value, known)
     _check_names(config)
     if config.resume is None:  # a run of before was made with what it passed over
         _check_kwargs(config)
