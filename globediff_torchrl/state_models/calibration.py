@@ -30,20 +30,6 @@ def residual_variance(model: GlobeDiff, x: Tensor, s: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def open_share(model: GlobeDiff, x: Tensor, s: Tensor) -> Tensor:
-    """Share of a dim's variance, over these pairs, that the regression leaves open, ``[d_s]``, 0 to 1.
-
-    Of their own variance, not of the pairs' that s is standardised by: once the policy has moved, that is another.
-
-    Args:
-        model: a centred one. x: ``[M, d_x]``, s: ``[M, d_s]``, raw.
-    """
-    left = residual_variance(model, x, s)
-    variance = model.normalise_state(s).double().var(0, correction=0)
-    return left / variance.maximum(left).clamp(min=torch.finfo(left.dtype).tiny)  # where neither is above 0: 0
-
-
-@torch.no_grad()
 def last_step_spread(model: GlobeDiff, x: Tensor, s: Tensor) -> Tensor:
     """How far s^0 lies from its estimate at the last step, z ~ q(z | x, s): root mean square a dim, ``[d_s]``.
 
