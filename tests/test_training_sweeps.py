@@ -152,6 +152,10 @@ def test_an_output_that_refers_to_nothing_is_refused():
 
 
 @pytest.mark.parametrize("line", [line for _, line in command_lines() if " -m " in line])
-def test_a_printed_sweep_is_taken(line):
+def test_a_printed_sweep_is_taken(line, fast_trainer, tmp_path, monkeypatch):
     _, script, *arguments = shlex.split(line, comments=True)
+    monkeypatch.chdir(tmp_path)
+    resumed = [argument.removeprefix("resume=") for argument in arguments if argument.startswith("resume=")]
+    for folder in (folder for folders in resumed for folder in folders.split(",")):
+        fast_trainer("mappo", iterations=1, folder=folder)
     cli.check_arguments(Path(script).stem, arguments)
