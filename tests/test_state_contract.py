@@ -92,6 +92,14 @@ def test_what_a_model_writes_stands_in_the_group_of_what_it_infers(name):
     assert [key[1:] for key in model.out_keys] == [key[1:] for key in usual]
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loaded_model_that_infers_into_another_group_writes_all_into_it(name, tmp_path):
+    model = make_state_model(name, (X, S))
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, inferred_key=("fliers", "inferred_state"))
+    assert {key[0] for key in loaded.out_keys} == {"fliers"}
+
+
 @pytest.mark.parametrize(
     ("terms", "says"),
     [({"mse": ()}, r"mse \[\] of BiasLoss: name one so"), ({"loss_a": (4,)}, r"loss_a \[4\] .*take its mean")],

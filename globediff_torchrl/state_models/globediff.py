@@ -160,7 +160,8 @@ class GlobeDiff(StateModel):
             **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, **modes,
             "schedule_options": self.schedule.options, "clip": clip, "token_index": token_index,
             "num_samples": num_samples, "infer_per": infer_per,
-            **{name: getattr(self, name) for name in _KEYS},
+            "aux_key": self.aux_key, "state_key": self.state_key, "inferred_key": self.inferred_key,
+            "latent_key": latent_key, "hypotheses_key": hypotheses_key, "mean_key": mean_key, "blend_key": blend_key,
         }  # fmt: skip
 
     def _build(self, settings: dict[str, Any], options: dict[str, float], clip: float | None, index: Any) -> None:

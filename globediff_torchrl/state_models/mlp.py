@@ -60,7 +60,7 @@ class MLPStateModel(StateModel):
         self.net = MLP(aux_dim, state_dim, num_cells=cells, activation_class=activation)
         self.out_keys = [self.inferred_key, self.mean_key]
         self.config = {
-            **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "mean_key": self.mean_key,
+            **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "mean_key": mean_key,
             **common,
         }  # fmt: skip
 

@@ -81,7 +81,7 @@ class VAEStateModel(StateModel):
         self.out_keys = [self.inferred_key, self.latent_key]
         self.config = {
             **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "zero_latent": zero_latent,
-            "latent_key": self.latent_key, **common,
+            "latent_key": latent_key, **common,
         }  # fmt: skip
 
     @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
