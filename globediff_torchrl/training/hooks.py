@@ -83,7 +83,7 @@ class StateModelUpdate(TrainerHookBase):
         model = self.fitter.model
         self.newest = pairs(batch, model.infer_per == "team", model.state_key)
         if len(self.newest):  # all of the batch may have been dropped by crashes
-            self.replay_buffer.extend(self.newest)
+            self.replay_buffer.extend(self.newest.cpu())  # its storage's device: the writer's row numbers go with it
 
     def update(self, batch: TensorDictBase) -> dict[str, float]:
         due, self.waiting = divmod(self.waiting, self.every)

@@ -106,8 +106,9 @@ class GuardedEnv(LegalRandomActions, EnvBase):
         def flag() -> Categorical:
             return Categorical(2, (1,), dtype=torch.bool, device=self.device)
 
-        ours = {CRASHED: flag(), ENGINE_MEMORY: Unbounded((1,))}
-        ours |= {key: Unbounded((1,), dtype=torch.int64) for key in (CRASHES, ENGINE_PROCESSES)}
+        ours = {CRASHED: flag(), ENGINE_MEMORY: Unbounded((1,), device=self.device)}
+        for key in (CRASHES, ENGINE_PROCESSES):
+            ours[key] = Unbounded((1,), dtype=torch.int64, device=self.device)
         observation = env.full_observation_spec.clone()
         self._read_keys = list(observation.keys(True, True))
         self.observation_spec = Composite({**dict(observation.items()), **ours}, device=self.device)

@@ -121,14 +121,14 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
             "active_mask": Categorical(2, (n, 1), dtype=torch.bool),
         }
         flag = {name: Categorical(2, (1,), dtype=torch.bool) for name in (DONE, TERMINATED, TRUNCATED)}
-        state, device = Unbounded((self.state_layout.size,)), self.device
-        self.observation_spec = Composite(
-            {AGENTS: Composite(agents, shape=(n,)), STATE: state, SUCCESS: flag[DONE].clone()}, device=device
-        )
+        state = Unbounded((self.state_layout.size,))
+        root = {AGENTS: Composite(agents, shape=(n,)), STATE: state, SUCCESS: flag[DONE].clone()}
         action = Composite({"action": Categorical(actions, (n,))}, shape=(n,))
-        self.action_spec = Composite({AGENTS: action}, device=device)
-        self.reward_spec = Composite({AGENTS: Composite({"reward": Unbounded((n, 1))}, shape=(n,))}, device=device)
-        self.done_spec = Composite(flag, device=device)
+        reward = Composite({"reward": Unbounded((n, 1))}, shape=(n,))
+        self.observation_spec = Composite(root).to(self.device)
+        self.action_spec = Composite({AGENTS: action}).to(self.device)
+        self.reward_spec = Composite({AGENTS: reward}).to(self.device)
+        self.done_spec = Composite(flag).to(self.device)
 
     def _init_env(self) -> None:
         """Nothing: TorchRL would reset here, which launches the engine."""

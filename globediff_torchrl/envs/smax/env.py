@@ -123,14 +123,13 @@ class SmaxEnv(LegalRandomActions, EnvBase):
             agents["target_state"] = Unbounded((*shape, self.target_layout.size))
         flag = {name: Categorical(2, (*self.batch_size, 1), dtype=torch.bool) for name in (DONE, TERMINATED, TRUNCATED)}
         state = Unbounded((*self.batch_size, self.state_layout.size))
-        root = {"shape": self.batch_size, "device": self.device}
-        self.observation_spec = Composite(
-            {AGENTS: Composite(agents, shape=shape), STATE: state, SUCCESS: flag[DONE].clone()}, **root
-        )
+        root = {AGENTS: Composite(agents, shape=shape), STATE: state, SUCCESS: flag[DONE].clone()}
         action = Composite({"action": Categorical(actions, shape)}, shape=shape)
-        self.action_spec = Composite({AGENTS: action}, **root)
-        self.reward_spec = Composite({AGENTS: Composite({"reward": Unbounded((*shape, 1))}, shape=shape)}, **root)
-        self.done_spec = Composite(flag, **root)
+        reward = Composite({"reward": Unbounded((*shape, 1))}, shape=shape)
+        self.observation_spec = Composite(root, shape=self.batch_size).to(self.device)
+        self.action_spec = Composite({AGENTS: action}, shape=self.batch_size).to(self.device)
+        self.reward_spec = Composite({AGENTS: reward}, shape=self.batch_size).to(self.device)
+        self.done_spec = Composite(flag, shape=self.batch_size).to(self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         if seed is None:
