@@ -11,7 +11,7 @@ from torchrl.modules import MLP
 
 from globediff_torchrl import keys
 from globediff_torchrl.state_models.base import StateModel
-from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
+from globediff_torchrl.state_models.calibration import last_step_spread, open_share, residual_variance
 from globediff_torchrl.state_models.latent import LatentPosterior
 from globediff_torchrl.state_models.latent_mixture import make_prior
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
@@ -261,9 +261,8 @@ class GlobeDiff(StateModel):
         """Measure how far s lies from the regression, root mean square a dim, floored (centred only); x, s raw."""
         if self.centred:
             self.check_pairs(x, s)
-            variance = residual_variance(self, x, s)
-            self.residual_scale.copy_(variance.sqrt().clamp(min=RESIDUAL_FLOOR))
-            self.open_share.copy_(variance.clamp(max=1))
+            self.residual_scale.copy_(residual_variance(self, x, s).sqrt().clamp(min=RESIDUAL_FLOOR))
+            self.open_share.copy_(open_share(self, x, s))
 
     def lacks_residual_scale(self) -> bool:
         """Whether a centred model's residual scale is still the 1 that it began with."""
@@ -273,7 +272,7 @@ class GlobeDiff(StateModel):
         """Measure what the trained networks leave open: ``open_share``, ``final_scale`` with ``final_noise``; raw."""
         self.check_pairs(x, s)
         if self.centred:
-            self.open_share.copy_(residual_variance(self, x, s).clamp(max=1))
+            self.open_share.copy_(open_share(self, x, s))
         if self.final_noise:
             self.final_scale.copy_(last_step_spread(self, x, s))
 
