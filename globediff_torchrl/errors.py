@@ -40,7 +40,7 @@ def check_device(name: Any) -> torch.device:
     """The device of that name.
 
     Raises:
-        UserError: torch knows no such device, or sees none here.
+        UserError: torch knows no such device, or sees none here; a Mac's, which has no float64.
     """
     try:
         device = torch.device(name)
@@ -48,7 +48,12 @@ def check_device(name: Any) -> torch.device:
         raise UserError(
             f"device must be one that torch knows, such as cpu or cuda:0, got {name!r}: pass device=cpu."
         ) from error
-    seen = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if device.type == "mps":
+        raise UserError(
+            f"device={name} has no float64, which running statistics are summed in; expected cpu or cuda: pass "
+            "device=cpu."
+        )
+    seen = {"cpu": 1, "cuda": torch.cuda.device_count()}
     if (device.index or 0) >= seen.get(device.type, 0):
         raise UserError(
             f"device={name} asks for a device that is not here; expected one of those that this torch sees "

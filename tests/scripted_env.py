@@ -28,7 +28,7 @@ class ScriptedEnv(EnvBase):
     """
 
     def __init__(self, folder, script=None, length=5, seed=None, worker=0):
-        super().__init__(batch_size=[])
+        super().__init__(device="cpu", batch_size=[])
         self.folder, self.script, self.length, self.worker = Path(folder), script or {}, length, worker
         flag = Categorical(2, (1,), dtype=torch.bool)
         agents = Composite(

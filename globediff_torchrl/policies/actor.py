@@ -83,8 +83,8 @@ def make_actor(
         one. The parameters of the distribution (``"loc"`` and ``"scale"``, or ``"logits"``) stand beside them.
 
     Args:
-        env: gives the shapes, the action specification and the layout of the state (``env.task``); of several copies
-            (TorchRL's SerialEnv) pass one.
+        env: gives the shapes, the action specification, the layout of the state (``env.task``) and the device; of
+            several copies (TorchRL's SerialEnv) pass one.
         state_model: the model in front; decides ``reads="auto"``. Without one the default :class:`GlobeDiff`
             is assumed.
         inputs: what the actor reads besides the inference.
@@ -144,7 +144,7 @@ def make_actor(
         head = _GaussianHead(agents, trunk, features, spec.shape[-1], gain, scale_init)
         out_keys, distribution = [LOC, SCALE], _tanh_normal(spec)
     modules.append(make_head(head, features, recurrent, in_keys, out_keys, keys.ACTOR_HIDDEN))
-    return ProbabilisticTensorDictSequential(*modules, distribution)
+    return ProbabilisticTensorDictSequential(*modules, distribution).to(env.device)
 
 
 def _make_view(

@@ -64,7 +64,7 @@ def make_critic(
         ``("agents", "state_value") [*B, n, 1]``; with team-wide inputs the same value for every agent.
 
     Args:
-        env: gives the shapes; of several copies (TorchRL's SerialEnv) pass one.
+        env: gives the shapes and the device; of several copies (TorchRL's SerialEnv) pass one.
         value_norm: the running normaliser that is also given to ``MAPPOLoss``. The network then outputs normalised
             values, as the head of MAPPO's reference does, and the module the true ones. ``MAPPOLoss`` alone would
             normalise a raw output: returns of 0 to 20 are fitted three times more slowly that way. ``critic.to(...)``
@@ -88,4 +88,4 @@ def make_critic(
     features = hidden_sizes[-1] if len(hidden_sizes) else size
     network = _ValueHead(agents, trunk, features, value_norm, team_wide)
     hidden_key = keys.TEAM_CRITIC_HIDDEN if team_wide else keys.CRITIC_HIDDEN
-    return make_head(network, features, recurrent, in_keys, [keys.STATE_VALUE], hidden_key)
+    return make_head(network, features, recurrent, in_keys, [keys.STATE_VALUE], hidden_key).to(env.device)

@@ -264,12 +264,13 @@ class StateModel(TensorDictModuleBase):
     def from_env(cls, env: Any, **overrides: Any) -> Self:
         """Build the model that fits an env of :func:`make_env`: sizes from its specs, ``infer_per`` from its task.
 
-        One inference serves the team where x is joint, unless each agent has a target of its own.
+        It is on the env's device. One inference serves the team where x is joint, unless each agent has a target of its
+        own.
 
         Raises:
             UserError: the env has no ``task``, no aux observation, or no state; an unknown override.
         """
-        return cls.from_config({**dims_of(env), **overrides})
+        return cls.from_config({**dims_of(env), **overrides}).to(env.device)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

@@ -143,21 +143,21 @@ class GuardedEnv(LegalRandomActions, EnvBase):
                 self._crash("a reset", error)
                 continue
             self._memory, self._processes = life.memory(), life.processes()
-            return reading
+            return reading.to(self.device)  # that of the guard, which may have been moved
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         life = self._responsive()
         if life is None:  # it has crashed, or a call was interrupted, and nobody has asked for a new episode
             return self._crashed_step()
         try:
-            reading = life.call(partial(_one_step, life.env, tensordict), self.step_timeout)
+            reading = life.call(partial(_one_step, life.env, tensordict.to(life.env.device)), self.step_timeout)
         except UserError:
             raise
         except Exception as error:
             self._crash(f"step {self._steps + 1} of an episode", error)
             return self._crashed_step()
         self._steps += 1
-        self._reading = reading
+        self._reading = reading = reading.to(self.device)
         return self._complete(reading.copy())
 
     def _crashed_step(self) -> TensorDictBase:
