@@ -17,10 +17,10 @@ from globediff_torchrl.evaluation.episodes import (
     episode_metrics,
     evaluate,
     first_episodes,
-    preserve_rng,
     run_episodes,
     state_errors,
 )
+from globediff_torchrl.random_streams import preserve_rng
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
-"""What an evaluation leaves of CUDA's random numbers, by a stand-in for a generator: torch.manual_seed seeds it too."""
+"""What fits and evaluations leave of CUDA's random numbers, by a stand-in that torch.manual_seed seeds, too."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from tensordict import TensorDict
 
+from globediff_torchrl import GlobeDiff, fit
 from globediff_torchrl.envs import make_env, preserve_vmas_rng
 from globediff_torchrl.training.rollouts import make_evaluator
 from globediff_torchrl.training.video import write_video
@@ -46,14 +48,35 @@ def test_a_trainings_evaluations_leave_the_cuda_stream_of_the_training_alone(cud
     assert torch.equal(cuda.get_state(), before)
 
 
-def test_cuda_that_is_not_used_is_not_begun_and_will_start_with_the_callers_seed(cuda, monkeypatch):
+def worlds():
+    with preserve_vmas_rng():
+        make_env("vmas/hunt", num_envs=2, seed=1_000)
+
+
+def fitted():
+    data = TensorDict({("agents", "aux_observation"): torch.randn(64, 2, 3), "state": torch.randn(64, 4)}, [64])
+    fit(GlobeDiff(3, 4, preset="fast", width=16), data, steps=2, batch_size=8, validation=data, progress=False)
+
+
+@pytest.mark.filterwarnings("error:CUDA reports")
+@pytest.mark.parametrize("what", [worlds, fitted, "training"])
+def test_cuda_that_is_not_used_is_not_begun_and_will_start_with_the_callers_seed(cuda, monkeypatch, fast_trainer, what):
     def begun(*_):
         raise AssertionError("asking for a state initialises CUDA")
 
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     for name in ("get_rng_state", "set_rng_state", "get_rng_state_all", "set_rng_state_all"):
         monkeypatch.setattr(torch.cuda, name, begun)
+    if what == "training":
+        fast_trainer("globediff", iterations=1).train()
+        return
     torch.manual_seed(3)
-    with preserve_vmas_rng():
-        make_env("vmas/hunt", num_envs=2, seed=1_000)
+    what()
     assert cuda.initial_seed() == 3
+
+
+def test_a_fit_leaves_the_stream_of_cuda_alone(cuda):
+    before = cuda.get_state()
+    fitted()
+    assert torch.equal(cuda.get_state(), before)

@@ -28,9 +28,10 @@ from globediff_torchrl import (
 from globediff_torchrl.envs import vmas_rng_state
 from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.evaluation.episode_figure import EpisodeFigure
-from globediff_torchrl.evaluation.episodes import preserve_rng, run_episodes
+from globediff_torchrl.evaluation.episodes import run_episodes
 from globediff_torchrl.evaluation.inferred_episode import draw_hypotheses, run_episode
 from globediff_torchrl.layout import Feature, FeatureLayout
+from globediff_torchrl.random_streams import preserve_rng
 from globediff_torchrl.training import video
 
 STEPS = 4

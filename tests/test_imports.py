@@ -16,9 +16,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "globediff_torchrl"
 ROOMS = ("envs", "state_models", "policies")
 # what each may import: itself and what stands to its left in CONTRIBUTING.md
-BASE = ("keys", "errors", "files", "layout", "task", "tables", "starcraft")
+BASE = ("keys", "errors", "files", "layout", "task", "tables", "starcraft", "random_streams")
 MAY = {
-    **{"keys": (), "errors": (), "starcraft": (), "files": ("errors",), "layout": ("errors",), "tables": ("files",)},
+    **{
+        "keys": (),
+        "errors": (),
+        "starcraft": (),
+        "random_streams": (),
+        "files": ("errors",),
+        "layout": ("errors",),
+        "tables": ("files",),
+    },
     "task": ("keys", "errors", "layout"),
     **{room: BASE for room in ROOMS},
     "evaluation": (*BASE, *ROOMS),

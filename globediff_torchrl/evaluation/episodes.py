@@ -17,17 +17,10 @@ from globediff_torchrl.envs import preserve_vmas_rng
 from globediff_torchrl.envs.processes.crashed import crashed_steps
 from globediff_torchrl.evaluation.relative_error import RelativeError
 from globediff_torchrl.policies import add_memory
+from globediff_torchrl.random_streams import preserve_rng
 from globediff_torchrl.task import task_of
 
 MODES = {"deterministic": ExplorationType.DETERMINISTIC, "stochastic": ExplorationType.RANDOM}
-
-
-@contextlib.contextmanager
-def preserve_rng(seed: int) -> Iterator[None]:
-    """Runs a block under its own seed, and puts the stream of torch's random numbers back as it was."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
 
 
 def first_episodes(rollout: TensorDictBase) -> torch.Tensor:

@@ -13,8 +13,9 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl import keys
-from globediff_torchrl.evaluation.episodes import first_episodes, preserve_rng, run_episodes
+from globediff_torchrl.evaluation.episodes import first_episodes, run_episodes
 from globediff_torchrl.layout import FeatureLayout
+from globediff_torchrl.random_streams import preserve_rng
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.task import Task, task_of
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from globediff_torchrl.errors import UserError, check_count
 from globediff_torchrl.files import replacing
+from globediff_torchrl.random_streams import preserve_rng
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.fitter import EMA, Fitter
 from globediff_torchrl.state_models.pairs import Pairs, pairs_of
@@ -95,13 +96,12 @@ def fit(
         raise UserError(f"fit expects a whole number as seed, got {seed!r}: leave it away for 0.")
     if fitter is not None:
         _check_fitter(fitter, model, weight_decay=weight_decay, ema=ema)
-    with torch.random.fork_rng(enabled=True):
-        torch.manual_seed(seed)
+    with preserve_rng(seed):
         fitter = fitter or Fitter(model, lr, weight_decay, ema=EMA if ema is None else ema)
         run = _Run(model, data, steps, batch_size, lr, seed, fitter)
         if validation is not None:
             run.validation = pairs_of(model, validation)
-            with torch.random.fork_rng():  # pairs of one's own may draw: the fit goes on as if nobody had looked
+            with preserve_rng():  # pairs of one's own may draw: the fit goes on as if nobody had looked
                 model.check_pairs(*run.validation.spread(RESIDUAL_ROWS))  # now, and not when all steps are done
         end = steps if stop_at is None else min(stop_at, steps)
         with fitter.keeping_lr():  # before a checkpoint brings the schedule's
@@ -182,8 +182,7 @@ class _Run:
     def _validate(self) -> dict[str, float]:
         """The averaged model's loss on the same held-out pairs and noise each time."""
         loss = self.model.make_loss()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with preserve_rng(0):
             batch = self.validation.draw(4 * self.batch_size, torch.Generator().manual_seed(0))
             return {name: value.item() for name, value in loss(batch).items()}
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.random_streams import preserve_rng
 from globediff_torchrl.state_models.fitter import Fitter
 from globediff_torchrl.state_models.pairs import Pairs
 
@@ -22,7 +23,7 @@ def fingerprint(pairs: Pairs | None) -> str | None:
     if pairs is None:
         return None
     digest = hashlib.sha256()
-    with torch.random.fork_rng():  # pairs of one's own may draw: the fit goes on as if nobody had looked
+    with preserve_rng():  # pairs of one's own may draw: the fit goes on as if nobody had looked
         for part in pairs.spread(FINGERPRINT_ROWS):
             digest.update(repr((tuple(part.shape), part.dtype)).encode())
             digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
 from globediff_torchrl.envs import preserve_vmas_rng
+from globediff_torchrl.random_streams import preserve_rng
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import Team, env_from_config, make_team
 from globediff_torchrl.training.dataset import PairWriter, random_pairs
@@ -36,8 +36,7 @@ def behave(
     behaviour.update({"resume": None, "output": configuration.literal(str(output / "behaviour")), "logger": "none"})
     behaviour.update({"total_frames": config.pretrain.frames, "seed": config.seed + 1_000_000})
     behaviour.evaluation.every_frames = 0
-    with preserve_vmas_rng(), torch.random.fork_rng():
-        torch.manual_seed(behaviour.seed)
+    with preserve_vmas_rng(), preserve_rng(behaviour.seed):
         env = env_from_config(behaviour)
         if config.pretrain.behaviour == "random":
             random_pairs(env, writer, env.task.horizon, config.progress)

@@ -17,6 +17,7 @@ from vmas.simulator.core import Entity
 from vmas.simulator.environment import Environment
 
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.random_streams import preserve_cuda_rng
 
 
 @contextmanager
@@ -74,19 +75,6 @@ def set_vmas_rng_state(state: dict[str, Tensor]) -> None:
 
 
 @contextmanager
-def _preserve_cuda_rng() -> Iterator[None]:
-    used = torch.cuda.is_initialized()  # else asking for the states would begin to use it
-    before = torch.cuda.get_rng_state_all() if used else torch.initial_seed()
-    try:
-        yield
-    finally:
-        if used:
-            torch.cuda.set_rng_state_all(before)
-        else:  # whenever it is used, it begins with torch's own seed, as it would have
-            torch.cuda.manual_seed_all(before)
-
-
-@contextmanager
 def preserve_vmas_rng() -> Iterator[None]:
     """Making, resetting and stepping environments within it leaves the stream of those outside as it was.
 
@@ -99,7 +87,7 @@ def preserve_vmas_rng() -> Iterator[None]:
     """
     before = list(Environment.vmas_random_state)
     try:
-        with _preserve_cuda_rng():
+        with preserve_cuda_rng():
             yield
     finally:
         Environment.vmas_random_state[:] = before
