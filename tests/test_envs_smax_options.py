@@ -92,6 +92,21 @@ def test_a_setting_of_jax_that_no_battle_runs_on_is_named(name, value, says):
     assert re.search(says, done.stdout), done.stdout
 
 
+@pytest.mark.parametrize(
+    ("before", "settings", "platforms"),
+    [("", {}, "cpu"), ("import jax", {}, None), ("", {"JAX_PLATFORMS": "cpu,cuda"}, "cpu,cuda")],
+)
+def test_jax_begins_no_gpu_unless_it_was_there_before_or_is_asked_for(before, settings, platforms):
+    code = (
+        f"{before}\nfrom globediff_torchrl.envs.smax import jax_setup\n"
+        "try:\n    jax_setup.load_battles()\nexcept Exception:\n    pass\n"  # there is no CUDA for the last case
+        "import jax\nprint('platforms', jax.config.jax_platforms)\n"
+    )
+    environment = {**{name: v for name, v in os.environ.items() if name != "JAX_PLATFORMS"}, **settings}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert f"platforms {platforms}\n" in done.stdout, done.stderr
+
+
 # ------------------------------------------------------------------------------------------------- compiled and kept
 @pytest.fixture
 def fresh_cache(monkeypatch, tmp_path):

@@ -37,10 +37,10 @@ class GlobeDiff(StateModel):
     - ``("agents", "inferred_state")`` ``[*B, n, d_s]``: the first hypothesis;
     - ``("agents", "hypotheses")`` ``[*B, n, S, d_s]`` where ``num_samples > 1``;
     - ``("agents", "inferred_mean")`` ``[*B, n, d_s]``, an estimate of E[s | x], where centred;
-    - ``("agents", "inferred_blend")`` ``[*B, n, d_s]``, where centred: mean + r (sample - mean), r what the trained
-      regression leaves open of a dim, in units of its variance in the pairs that the model was standardised by, 1 at
-      most (the buffer ``open_share``); the sample is without the final noise. What x tells is read without the sample's
-      noise, what it leaves open as one joint draw;
+    - ``("agents", "inferred_blend")`` ``[*B, n, d_s]``, where centred: mean + r (sample - mean), r the share
+      of a dim's variance that the trained regression leaves open (the buffer ``open_share``, see calibration.py); the
+      sample is without the final noise. What x tells is read without the sample's noise, what it leaves open as one
+      joint draw;
     - ``("agents", "latent")`` ``[*B, n, d_z]``, z of the first hypothesis, where there is a latent.
 
     Under ``ExplorationType.RANDOM`` (or none set) z and the noise come from the global generator. Under DETERMINISTIC,
