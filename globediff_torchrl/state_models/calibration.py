@@ -30,21 +30,6 @@ def residual_variance(model: GlobeDiff, x: Tensor, s: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def open_share(model: GlobeDiff, x: Tensor, s: Tensor) -> Tensor:
-    """Share of a dim's variance that the regression leaves open on these pairs, ``[d_s]``, 0 to 1.
-
-    Of their own variance or of that which s was standardised by, whichever is larger. Once the policy has moved, states
-    vary more than those that were standardised by, and what they vary more is not left open; or they vary less, and a
-    dim that stands still is not one that x says nothing of.
-
-    Args:
-        model: a centred one. x: ``[M, d_x]``, s: ``[M, d_s]``, raw.
-    """
-    variance = model.normalise_state(s).double().var(0, correction=0)
-    return (residual_variance(model, x, s) / variance.clamp(min=1)).clamp(max=1)
-
-
-@torch.no_grad()
 def last_step_spread(model: GlobeDiff, x: Tensor, s: Tensor) -> Tensor:
     """How far s^0 lies from its estimate at the last step, z ~ q(z | x, s): root mean square a dim, ``[d_s]``.
 

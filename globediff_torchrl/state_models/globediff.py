@@ -11,7 +11,7 @@ from torchrl.modules import MLP
 
 from globediff_torchrl import keys
 from globediff_torchrl.state_models.base import StateModel
-from globediff_torchrl.state_models.calibration import last_step_spread, open_share, residual_variance
+from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
 from globediff_torchrl.state_models.latent import LatentPosterior
 from globediff_torchrl.state_models.latent_mixture import make_prior
 from globediff_torchrl.state_models.loss import GlobeDiffLoss
@@ -37,10 +37,10 @@ class GlobeDiff(StateModel):
     - ``("agents", "inferred_state")`` ``[*B, n, d_s]``: the first hypothesis;
     - ``("agents", "hypotheses")`` ``[*B, n, S, d_s]`` where ``num_samples > 1``;
     - ``("agents", "inferred_mean")`` ``[*B, n, d_s]``, an estimate of E[s | x], where centred;
-    - ``("agents", "inferred_blend")`` ``[*B, n, d_s]``, where centred: mean + r (sample - mean), r the share
-      of a dim's variance that the trained regression leaves open (the buffer ``open_share``, see calibration.py); the
-      sample is without the final noise. What x tells is read without the sample's noise, what it leaves open as one
-      joint draw;
+    - ``("agents", "inferred_blend")`` ``[*B, n, d_s]``, where centred: mean + r (sample - mean), r what the trained
+      regression leaves open of a dim, in units of its variance in the pairs that the model was standardised by, 1 at
+      most (the buffer ``open_share``); the sample is without the final noise. What x tells is read without the sample's
+      noise, what it leaves open as one joint draw;
     - ``("agents", "latent")`` ``[*B, n, d_z]``, z of the first hypothesis, where there is a latent.
 
     Under ``ExplorationType.RANDOM`` (or none set) z and the noise come from the global generator. Under DETERMINISTIC,
@@ -261,8 +261,9 @@ class GlobeDiff(StateModel):
         """Measure how far s lies from the regression, root mean square a dim, floored (centred only); x, s raw."""
         if self.centred:
             self.check_pairs(x, s)
-            self.residual_scale.copy_(residual_variance(self, x, s).sqrt().clamp(min=RESIDUAL_FLOOR))
-            self.open_share.copy_(open_share(self, x, s))
+            variance = residual_variance(self, x, s)
+            self.residual_scale.copy_(variance.sqrt().clamp(min=RESIDUAL_FLOOR))
+            self.open_share.copy_(variance.clamp(max=1))
 
     def lacks_residual_scale(self) -> bool:
         """Whether a centred model's residual scale is still the 1 that it began with."""
@@ -272,7 +273,7 @@ class GlobeDiff(StateModel):
         """Measure what the trained networks leave open: ``open_share``, ``final_scale`` with ``final_noise``; raw."""
         self.check_pairs(x, s)
         if self.centred:
-            self.open_share.copy_(open_share(self, x, s))
+            self.open_share.copy_(residual_variance(self, x, s).clamp(max=1))
         if self.final_noise:
             self.final_scale.copy_(last_step_spread(self, x, s))
 
