@@ -59,14 +59,15 @@ def modules() -> None:
 
 
 def training() -> None:
-    """A whole run: pretraining, online updates, evaluation, video, checkpoint, resume; its policy opened on the CPU."""
+    """A whole run: pretraining, online updates, evaluation, video, checkpoint, resume; both also on the CPU."""
     from globediff_torchrl import evaluate, load_policy, make_trainer
 
     small = ["env.num_envs=4", "env.max_steps=12", "training.epochs=1", "progress=false", "video=true"]
+    small += ["training.frames_per_batch=32"]  # so that a checkpoint lies in the middle of an episode
     small += ["pretrain.frames=96", "pretrain.steps=4", "state_model_update.steps=2"]
     small += ["state_model_update.every_episodes=4", "evaluation.episodes=4", "evaluation.final_episodes=4"]
     small += [f"device={other_device.NAME}"]
-    trainer = make_trainer("vmas/hunt", "globediff", 48, seed=0, output="run", overrides=small)
+    trainer = make_trainer("vmas/hunt", "globediff", 64, seed=0, output="run", overrides=small)
     trainer.train()
     assert devices(trainer.loss_module.parameters()) == {other_device.NAME}
     results = {}
@@ -76,7 +77,10 @@ def training() -> None:
         results[device] = evaluate(env, policy, seed=7)
     for name, value in results["cpu"].items():
         assert abs(results[other_device.NAME][name] - value) < 1e-4, name
-    make_trainer(resume="run", total_frames=96).train()
+    make_trainer(resume="run", total_frames=128).train()
+    trainer = make_trainer(resume="run", total_frames=192, overrides=["device=cpu"])
+    trainer.train()
+    assert devices(trainer.loss_module.parameters()) == {"cpu"} and trainer.collected_frames == 192
 
 
 def smax() -> None:

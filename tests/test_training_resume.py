@@ -15,7 +15,7 @@ from globediff_torchrl import TrainingError, UserError, make_trainer
 from globediff_torchrl import keys as k
 from globediff_torchrl.envs.vmas import StateVmasEnv
 from globediff_torchrl.state_models.fit import _Run
-from globediff_torchrl.training.checkpoint import Stopped
+from globediff_torchrl.training.checkpoint import RandomState, Stopped
 from globediff_torchrl.training.dataset import PairWriter
 from globediff_torchrl.training.hooks import StateModelUpdate
 
@@ -37,6 +37,22 @@ def test_a_resumed_run_equals_the_uninterrupted_one(fast_trainer, tmp_path, prog
     same(whole, resumed)
     rows = progress(tmp_path / "whole"), progress(tmp_path / "parts")
     assert len(rows[0]) == 4 and rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("devices", [0, 1])
+def test_random_streams_of_devices_that_are_not_here_any_more_are_left_out(monkeypatch, devices):
+    """Written with two GPUs and on a Mac, resumed where ``devices`` GPUs are."""
+    given = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", given.extend)
+    torch.manual_seed(5)
+    state = RandomState().state_dict()
+    expected = torch.rand(3)
+    state["process"] |= {"torch_cuda": [torch.tensor([0]), torch.tensor([1])], "torch_mps": torch.tensor([2])}
+    RandomState().load_state_dict(state)
+    assert torch.equal(torch.rand(3), expected)
+    assert [int(stream) for stream in given] == list(range(devices))
 
 
 @pytest.mark.parametrize(

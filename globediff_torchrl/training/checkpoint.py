@@ -32,13 +32,24 @@ from globediff_torchrl.training.run_files import CHECKPOINTS
 
 
 class RandomState:
-    """All random streams of the process: Python's, NumPy's, torch's, and the one that VMAS keeps for itself."""
+    """All random streams of the process: Python's, NumPy's, torch's, and the one that VMAS keeps for itself.
+
+    A run may be resumed on a machine with fewer accelerators: the streams of those that are missing are left out, which
+    TorchRL's own state refuses.
+    """
 
     def state_dict(self) -> dict[str, Any]:
         return {"process": GlobalRNGState().state_dict(), "vmas": vmas_rng_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        GlobalRNGState().load_state_dict(state_dict["process"])
+        process = dict(state_dict["process"])
+        here = {"torch_cuda": torch.cuda, "torch_xpu": torch.xpu, "torch_mps": torch.backends.mps}
+        for name, devices in here.items():
+            if name in process and not devices.is_available():
+                del process[name]
+        if "torch_cuda" in process:
+            process["torch_cuda"] = process["torch_cuda"][: torch.cuda.device_count()]
+        GlobalRNGState().load_state_dict(process)
         set_vmas_rng_state(state_dict["vmas"])
 
 
