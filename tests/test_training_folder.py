@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from globediff_torchrl import UserError, make_trainer
-from globediff_torchrl.training import assembly
+from globediff_torchrl.training import loggers
 from globediff_torchrl.training.results import _say
 
 
@@ -29,7 +29,7 @@ def test_a_start_that_fails_leaves_a_finished_run_where_it_was(finished, fast_tr
     def missing(*args, **kwargs):
         raise ImportError("not installed")
 
-    monkeypatch.setattr(assembly, "get_logger", missing)
+    monkeypatch.setattr(loggers, "get_logger", missing)
     before = contents(finished)
     with pytest.raises(UserError):
         fast_trainer("mappo", mistake, iterations=1)
@@ -78,7 +78,7 @@ def test_what_a_logger_has_open_before_the_run_begins_stays(finished, fast_train
     def opens(kind, logger_name, experiment_name):
         (Path(logger_name) / experiment_name / "events").write_text("begun")
 
-    monkeypatch.setattr(assembly, "get_logger", opens)
+    monkeypatch.setattr(loggers, "get_logger", opens)
     fast_trainer("mappo", "logger=csv", iterations=1, seed=1)
     assert contents(finished / "logs") == {"events": b"begun"}
     assert "logs/events" not in contents(finished / "previous" / "1")

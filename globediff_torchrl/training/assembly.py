@@ -15,7 +15,6 @@ from torchrl.data import TensorDictReplayBuffer
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType
 from torchrl.objectives.multiagent import MAPPOLoss
-from torchrl.record.loggers import get_logger
 from torchrl.trainers.trainers import UpdateWeights
 
 from globediff_torchrl import keys
@@ -35,6 +34,7 @@ from globediff_torchrl.training.checkpoint import (
 )
 from globediff_torchrl.training.config import as_dict
 from globediff_torchrl.training.hooks import Clock, Evaluation, FiniteBatch, InputStatistics, StateModelUpdate
+from globediff_torchrl.training.loggers import finish, make_logger
 from globediff_torchrl.training.mappo import Advantages, MAPPOStepper, Minibatches, make_loss, make_optimizer
 from globediff_torchrl.training.metrics import batch_counts, batch_metrics
 from globediff_torchrl.training.pretrain import OfflineData, Pretraining
@@ -43,7 +43,7 @@ from globediff_torchrl.training.results import write_results
 from globediff_torchrl.training.resume import PATIENCE
 from globediff_torchrl.training.rollouts import make_evaluator, warm_up
 from globediff_torchrl.training.rows import RowStorage
-from globediff_torchrl.training.run_files import CHECKPOINTS, DATASET, LOGS
+from globediff_torchrl.training.run_files import CHECKPOINTS, DATASET
 from globediff_torchrl.training.trainer import MAPPOTrainer
 from globediff_torchrl.training.true_inferences import TrueInferences, update_reads_truth
 
@@ -100,7 +100,7 @@ def assemble(config: DictConfig, env: EnvBase, team: Team, output: Path, report:
         optimization_stepper=MAPPOStepper(
             optimizer, training.max_grad_norm, (frames, config.total_frames), training.final_lr
         ),
-        logger=_logger(config, output),
+        logger=make_logger(config, output),
         log_interval=0,
         progress_bar=config.progress,
         checkpoint=make_checkpoint(),
@@ -126,18 +126,6 @@ def _make_collector(config: DictConfig, env: EnvBase, team: Team, frames: int, c
         pre_collect_hook=clock.start,
         auto_register_policy_transforms=False,  # for recurrent policies
     )
-
-
-def _logger(config: DictConfig, output: Path) -> Any:
-    if config.logger == "none":
-        return None
-    try:
-        return get_logger(config.logger, logger_name=str(output), experiment_name=LOGS)
-    except ImportError as error:
-        raise UserError(
-            f"logger={config.logger} needs a package that is not installed ({error}): "
-            f"pip install 'globediff_torchrl[{config.logger}]'."
-        ) from error
 
 
 def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int, report: bool) -> None:
@@ -171,6 +159,7 @@ def _register_hooks(trainer: MAPPOTrainer, clock: Clock, frames: int, report: bo
     trainer.register_module("random_state", RandomState())
     if report:
         trainer.register_op("shutdown", lambda: write_results(trainer))
+        trainer.register_op("shutdown", lambda: finish(trainer.logger))
 
 
 def _advantages(loss: MAPPOLoss) -> Advantages:

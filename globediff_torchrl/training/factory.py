@@ -19,6 +19,7 @@ from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.assembly import assemble
 from globediff_torchrl.training.checkpoint import load_newest
 from globediff_torchrl.training.imports import import_modules
+from globediff_torchrl.training.loggers import remember
 from globediff_torchrl.training.results import load_ended
 from globediff_torchrl.training.resume import env_of, resumed
 from globediff_torchrl.training.run_files import CONFIG, LOGS, PREVIOUS, RUN, WEIGHTS
@@ -139,6 +140,7 @@ def _in_locked(lock: RunLock, config: DictConfig, overrides: Sequence[str]) -> M
     with _writing(output):
         _put_aside(output, left, config.resume is not None)
     configuration.save(config, output / CONFIG)
+    remember(trainer.logger, output)
     return trainer
 
 

@@ -12,6 +12,7 @@ FIT_TABLE = "pretraining.csv"  # its losses
 VIDEO = "episode.gif"
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"  # of TorchRL's logger; files of its own may be open there before a run begins
+WANDB_ID = ".wandb_id"  # of the run on Weights & Biases, with logger=wandb; a resume goes on with it
 DATASET = "dataset"  # offline pairs, unless pretrain.dataset says otherwise; a later run in the folder takes them again
 PREVIOUS = "previous"  # earlier runs in the same folder
 LOCK = ".lock"  # while a run writes there; a killed one leaves it, which keeps nobody out
