@@ -185,6 +185,7 @@ class FakeEnv:
         layout = SimpleNamespace(size=S, tokens=lambda: torch.tensor([[0, 1], [2, 3]]))
         self.task = Task("fake", 3, layout, layout, (), aux, X, None, "")
         self.observation_spec = {AUX: torch.zeros(4, 3, X), "state": torch.zeros(4, S)}
+        self.device = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("aux", "per"), [("joint", "team"), ("joint_history", "team"), ("history", "agent")])
