@@ -105,6 +105,7 @@ class Env:
 
     task = Task("fake", 3, None, None, (), "history", X, None, "")
     observation_spec = {("agents", "aux_observation"): torch.zeros(4, 3, X), "state": torch.zeros(4, S)}
+    device = torch.device("cpu")
 
 
 def reload(folder, model, **overrides):
