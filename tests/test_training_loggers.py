@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from globediff_torchrl.training import loggers
+from globediff_torchrl.training.config import compose
 from globediff_torchrl.training.run_files import WANDB_ID
 
 
@@ -22,8 +23,6 @@ def wandb(monkeypatch, tmp_path):
 
 
 def test_a_resumed_run_on_wandb_is_the_one_before_and_any_other_is_a_new_one(fast_config, tmp_path):
-    from globediff_torchrl.training.config import compose
-
     config = compose("vmas", [*fast_config("mappo"), "algorithm=mappo", "seed=3"])
     first = loggers._wandb_settings(config, tmp_path)
     assert first["id"] != loggers._wandb_settings(config, tmp_path)["id"]
