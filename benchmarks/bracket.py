@@ -23,6 +23,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas package
@@ -30,11 +31,14 @@ sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas packa
 from tqdm import tqdm
 
 from globediff_torchrl.envs import make_env
-from globediff_torchrl.errors import UserError
+from globediff_torchrl.envs.families import check_name
+from globediff_torchrl.errors import UserError, ends_program
 from globediff_torchrl.studies.figures import bracket_figure, study_curves
 from globediff_torchrl.studies.measurements import markdown_table
 from globediff_torchrl.studies.statistics import bootstrap_interval
 from globediff_torchrl.tables import read_rows, write_rows
+from globediff_torchrl.task import Task
+from globediff_torchrl.training.cli import check_arguments
 from globediff_torchrl.training.config import main_config, scenario_entry
 from globediff_torchrl.training.run_files import CHECKPOINTS, SUMMARY, TABLE
 
@@ -79,23 +83,30 @@ def check_families(envs: list[str], folder: Path) -> None:
                 )
 
 
+@lru_cache
+def about(env: str) -> Task:
+    """The environment's kind of x and its time limit. Asked only where a run needs them, as SMAX brings jax along."""
+    made = make_env("/".join(named(env)), num_envs=1)
+    made.close()
+    return made.task
+
+
 def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[str]) -> tuple[Path, list[str]]:
     """The output folder and the command line of one run."""
     family, scenario = named(env)
-    task = make_env(f"{family}/{scenario}", num_envs=1).task
     name, *variant = re.split(r"(?<!\+)\+", algorithm)  # a second + is hydra's own
-    config = f"mappo_{task.aux}" if name == "x_direct" else name
+    check_name(f"{family}/{scenario}")
+    config = f"mappo_{about(env).aux}" if name == "x_direct" else name
     label = re.sub(r"algorithm\.|state_model\.|env\.", "", "+".join([algorithm, *overrides])).replace("=", "-")
     output = folder / scenario / re.sub(r"[^\w.+-]+", "_", label) / f"seed{seed}"
     found = [OTHER_PAIRS.search(entry) for entry in [*variant, *overrides]]
     # the name of their folder goes through hydra, which has a use for brackets
     other = [re.sub(r"[^\w.-]+", "_", match[0].replace("=", "-")) for match in found if match]
     dataset = folder / scenario / "-".join(["dataset", *other, f"seed{seed}"])
-    horizon = 128 * task.horizon
     arguments = [
         f"algorithm={config}", f"{scenario_entry(family)}={scenario}", f"seed={seed}",
         f"output={output}", "threads=1", "progress=false", "logger=none", "evaluation.every_frames=0",
-        f"total_frames={horizon * ITERATIONS.get(scenario, 30)}" if family == "vmas" else "",
+        f"total_frames={128 * about(env).horizon * ITERATIONS.get(scenario, 30)}" if family == "vmas" else "",
         "" if "pretrain" in algorithm else f"pretrain.dataset={dataset}", *variant, *overrides,
     ]  # fmt: skip
     script = Path(__file__).with_name(f"{main_config(family)}.py")
@@ -173,6 +184,7 @@ def _mean_and_interval(values: list) -> tuple[str, str]:
     return f"{sum(values) / len(values):.2f}", interval
 
 
+@ends_program()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", nargs="+", default=["hunt", "trilateration", "gates"])
@@ -184,17 +196,17 @@ def main() -> None:
     parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables of what is there")
     parser.add_argument("overrides", nargs="*", help="entries of the configuration for all runs, after --")
     arguments = parser.parse_args()
-    try:
-        check_families([] if arguments.table_only else arguments.envs, arguments.output)
-    except UserError as error:
-        parser.exit(2, f"error: {error}\n")
+    envs = [] if arguments.table_only else arguments.envs
+    check_families(envs, arguments.output)
     jobs = [
         command(env, algorithm, seed, arguments.output, arguments.overrides)
         for seed in arguments.seeds
         for algorithm in arguments.algorithms
-        for env in arguments.envs  # innermost: two side by side seldom need the same offline data and wait
+        for env in envs  # innermost: two side by side seldom need the same offline data and wait
     ]
-    jobs = [] if arguments.table_only else [job for job in jobs if not finished(job[0])]
+    for _, line in jobs[: len(arguments.algorithms) * len(envs)]:  # of the first seed; the others differ in it alone
+        check_arguments(Path(line[1]).stem, line[2:])
+    jobs = [job for job in jobs if not finished(job[0])]
     with ThreadPoolExecutor(arguments.jobs) as pool, tqdm(total=len(jobs), desc="runs") as bar:
         for _ in pool.map(run, jobs):
             bar.update()

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from globediff_torchrl import fit, load_policy, make_env, make_state_model
 from globediff_torchrl.envs.smax.layouts import STEP_LIMIT, state_layout, target_layout
+from globediff_torchrl.errors import ends_program
 from globediff_torchrl.files import replacing
 from globediff_torchrl.studies.episode_memory import EpisodeMemory, fit_memory, remember
 from globediff_torchrl.studies.hidden_enemies import battle_reader, judge_enemies
@@ -176,6 +177,7 @@ def table(path: Path) -> None:
     print(markdown_table([*KEY, *pairs, "energy", "hp train", "hp all"], lines))
 
 
+@ends_program()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--behaviour", type=Path, default=Path("runs/inferability/behaviour"), help="run of a policy")

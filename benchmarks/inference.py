@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from globediff_torchrl import GlobeDiff, fit, keys, load_policy, make_state_model
-from globediff_torchrl.errors import UserError
+from globediff_torchrl.errors import UserError, ends_program
 from globediff_torchrl.evaluation.episodes import run_episodes
 from globediff_torchrl.evaluation.relative_error import relative_error
 from globediff_torchrl.state_models.numerics import statistics
@@ -126,6 +126,7 @@ def whose(row: dict) -> tuple[str, str, str]:
     return row["env"], row.get("algorithm") or "globediff", row["seed"]
 
 
+@ends_program()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="output folders of runs of a GlobeDiff policy")
@@ -139,10 +140,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict] = read_rows(arguments.output)
     for run in tqdm(arguments.runs):
-        try:
-            new = measure(run, arguments.episodes, arguments.samples, arguments.hidden)
-        except UserError as error:
-            parser.exit(2, f"error: {error}\n")
+        new = measure(run, arguments.episodes, arguments.samples, arguments.hidden)
         same = {whose(row) for row in new}
         rows = [row for row in rows if whose(row) not in same] + new
         write_rows(arguments.output, COLUMNS, rows, digits=4)

@@ -21,7 +21,7 @@ from tensordict.nn import TensorDictSequential
 from tqdm import tqdm
 
 from globediff_torchrl import load_policy
-from globediff_torchrl.errors import UserError
+from globediff_torchrl.errors import UserError, ends_program
 from globediff_torchrl.evaluation.episodes import evaluate
 from globediff_torchrl.state_models import StateModel
 from globediff_torchrl.studies.measurements import markdown_table
@@ -73,6 +73,7 @@ def table(rows: list[dict]) -> str:
     return markdown_table(HEADER, lines)
 
 
+@ends_program()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of trained runs with a state model")
@@ -89,10 +90,7 @@ def main() -> None:
     for run, (part, by) in tqdm([(run, kind) for run in arguments.runs for kind in kinds]):
         if (str(run), part, by, episodes) in have:
             continue
-        try:
-            rows.append(measure(run, part, by, arguments.envs, arguments.rounds))
-        except UserError as error:
-            parser.exit(2, f"error: {error}\n")
+        rows.append(measure(run, part, by, arguments.envs, arguments.rounds))
         write_rows(arguments.output, COLUMNS, rows)
     print(table(rows))
 

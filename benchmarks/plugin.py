@@ -25,6 +25,7 @@ from torchrl.envs import EnvBase
 from tqdm import tqdm
 
 from globediff_torchrl import keys
+from globediff_torchrl.errors import ends_program
 from globediff_torchrl.evaluation.episodes import evaluate, run_episodes
 from globediff_torchrl.state_models import Fitter, GlobeDiff
 from globediff_torchrl.state_models.pairs import pairs_of
@@ -81,6 +82,7 @@ def measure(runs: Path, env_name: str, seed: int) -> list[dict]:
     return rows
 
 
+@ends_program()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/bracket"))

@@ -28,6 +28,7 @@ from torchrl.collectors import Collector
 from tqdm import tqdm
 
 from globediff_torchrl import make_env
+from globediff_torchrl.errors import ends_program
 from globediff_torchrl.studies.measurements import arguments, markdown_table
 from globediff_torchrl.tables import read_rows, write_rows
 from globediff_torchrl.training.algorithms import env_from_config, make_team
@@ -126,6 +127,7 @@ def table(rows: list[dict]) -> str:
     return markdown_table(header, ([layer, *(cell(count, layer) for count in counts)] for layer in layers))
 
 
+@ends_program()
 def main() -> None:
     parser = arguments(__doc__, rounds=5, output="runs/smax_speed")
     parser.add_argument("--map", default="smacv2_5_units")
@@ -134,7 +136,7 @@ def main() -> None:
     parser.add_argument("--slow-push", action="store_true", help="also the step with jaxmarl's own pushing of units")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    path = args.output / f"{args.map}.csv"
+    path = args.output / f"{args.map}-{args.frames}.csv"
     rows = read_rows(path)
     for num_envs in [] if args.table_only else args.envs:
         measure(f"smax/{args.map}", num_envs, args, rows, path)

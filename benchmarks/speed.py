@@ -30,6 +30,7 @@ from tensordict import TensorDict
 from tqdm import tqdm
 
 from globediff_torchrl import GlobeDiff, keys, make_env, make_trainer
+from globediff_torchrl.errors import ends_program
 from globediff_torchrl.studies.measurements import markdown_table
 from globediff_torchrl.tables import read_rows, write_rows
 
@@ -232,6 +233,7 @@ def inference_table(rows: list[dict]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- both
+@ends_program()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inference", action="store_true", help="time one inference in place of trainings")

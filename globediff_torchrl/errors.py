@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from numbers import Real
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
+
+LARGEST_SEED = 2**32 - 1  # numpy's; jax takes a larger one for the rest of its division by 2**32
 
 
 class UserError(ValueError):
@@ -34,6 +38,16 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> UserError:
 
 class TrainingError(UserError):
     """A run that cannot go on: a loss or an observation that is no number. What was computed before is on disk."""
+
+
+@contextmanager
+def ends_program() -> Iterator[None]:
+    """Around a command line, or as its decorator: a mistake of the user's ends it with one line and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def check_device(name: Any) -> torch.device:
@@ -76,7 +90,9 @@ def check_sizes(name: str, value: Any) -> None:
 
 
 def check_seed(seed: Any) -> None:
-    """Refuses what is neither None nor a whole number from 0 on."""
-    whole = isinstance(seed, Real) and not isinstance(seed, bool) and float(seed).is_integer()
-    if seed is not None and not (whole and seed >= 0):
-        raise UserError(f"seed must be a whole number from 0 on, or None, got {seed!r}: pass e.g. seed=0.")
+    """Refuses what is neither None nor a whole number that every simulator takes."""
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if seed is not None and not (whole and 0 <= seed <= LARGEST_SEED):
+        raise UserError(
+            f"seed must be a whole number from 0 to {LARGEST_SEED}, or None, got {seed!r}: pass e.g. seed=0."
+        )

@@ -98,6 +98,8 @@ def smax() -> None:
         assert devices(battles[-1].values(True, True)) == {device}
     assert battles[1]["next", "done"].any(1).all()
     assert (battles[0].cpu() == battles[1]).all()
+    env.to(other_device.NAME)  # the one of the CPU, which has begun
+    assert devices(env.rollout(3, first_legal).values(True, True)) == {other_device.NAME}
 
 
 def guarded() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from benchmark_scripts import load, run
+from benchmark_scripts import BENCHMARKS, load, run
 
 from globediff_torchrl import UserError
 from globediff_torchrl.envs.vmas import PRESETS
@@ -86,10 +86,32 @@ def test_the_length_of_a_run_is_the_brackets_own_on_vmas_and_the_familys_elsewhe
     assert entry(smax, "total_frames") is None and entry(smax, "env.map") == "3m"
 
 
-def test_a_generated_map_is_run_by_the_script_of_its_family_s_configuration(bracket, monkeypatch, tmp_path):
-    monkeypatch.setattr(bracket, "make_env", lambda *args, **kwargs: SimpleNamespace(task=SimpleNamespace(horizon=1)))
+def test_a_generated_map_is_run_by_the_script_of_its_family_s_configuration(bracket, tmp_path):
     script, *arguments = bracket.command("smacv2/zerg_5_vs_5", "mappo", 0, tmp_path, [])[1][1:]
     assert Path(script).name == "smac.py" and Path(script).exists() and entry(arguments, "env.map") == "zerg_5_vs_5"
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (("--envs", "smax/4m"), "did you mean 'smax/8m'"),
+        (("--envs", "hunt", "--algorithms", "mappo", "globdiff"), "did you mean 'globediff'"),
+        (("--envs", "hunt", "--algorithms", "mappo+algorithm.raeds=mean"), "algorithm.raeds"),
+    ],
+)
+def test_a_mistake_ends_the_study_before_its_first_run(monkeypatch, bracket, tmp_path, capsys, asked, says):
+    assert run(monkeypatch, "bracket", *asked, "--output", str(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and says in error and not list(tmp_path.iterdir())
+
+
+def test_jax_is_no_part_of_a_study_beside_the_runs_on_smax(tmp_path):
+    code = (
+        f"import sys; sys.argv = ['bracket.py']; sys.path.insert(0, {str(BENCHMARKS)!r}); import bracket\n"
+        f"bracket.command('smax/3m', 'mappo', 0, bracket.Path('x'), []); print('jax' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
 
 
 def test_two_families_with_a_scenario_of_one_name_do_not_share_results(monkeypatch, bracket, tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -107,6 +109,27 @@ def test_a_partial_reset_leaves_the_other_battles_alone(marines):
             assert torch.equal(before[name][others], after[name][others]), name
     moved = [name for name in before if name.startswith("simulator") and not torch.equal(before[name], after[name])]
     assert len(moved) > 2
+
+
+def test_resets_of_more_battles_than_are_reset_at_once(monkeypatch, jaxmarl_in_silence):
+    """Seven battles in chunks of three: all of them begin, and five of them once more, as in one chunk."""
+    from globediff_torchrl.envs.smax import battle
+
+    def begun(chunk):
+        monkeypatch.setattr(battle, "CHUNK", chunk)
+        env = make_env("smax/3m", num_envs=7, seed=5, state_target="relative")
+        assert env.base_env.battles.chunk == chunk
+        first = env.reset()
+        moved = env.step(first.clone().set(keys.ACTION, torch.full((7, 3), 1)))["next"]
+        chosen = torch.ones(7, 1, dtype=torch.bool)
+        chosen[1] = chosen[4] = False
+        return first["state"], env.reset(moved.exclude(keys.REWARD).set("_reset", chosen))["state"]
+
+    monkeypatch.setattr(battle, "make_battles", battle.Battles)  # none of those that are kept, nor to be kept
+    (first, second), (one_first, one_second) = begun(3), begun(7)
+    assert torch.equal(first, one_first) and torch.equal(second, one_second)
+    assert len(first.unique(dim=0)) == len(second.unique(dim=0)) == 7
+    assert not (first == second).all(-1).any(), "each has begun anew or moved on"
 
 
 def test_the_last_state_is_that_of_the_old_battle_and_the_next_one_begins_anew(marines):
@@ -221,6 +244,17 @@ def test_a_saved_battle_goes_on_as_it_would_have(marines):
         load_simulator_state(marines, saved)
 
 
+@pytest.mark.parametrize("other", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
+def test_a_copy_goes_on_with_the_same_battles_and_leaves_the_first_alone(marines, other):
+    td = played(marines, 7)[:, -1]["next"].exclude(keys.REWARD)
+    twin = other(marines)
+    step = td.set(keys.ACTION, torch.full((B, 3), 1))
+    theirs = twin.step(step.clone())["next"]
+    ours = marines.step(step.clone())["next"]
+    assert (ours == theirs).all()
+    assert twin.base_env.battles is marines.base_env.battles, "nothing is compiled a second time"
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_after_a_load_a_partial_reset_leaves_the_loaded_battles_alone(marines, begun):
     td = played(marines, 7)[:, -1]["next"]
@@ -253,6 +287,14 @@ def test_after_a_load_a_partial_reset_leaves_the_loaded_battles_alone(marines, b
         ({"enemy_types": "independent"}, "those of 3m are fixed"),
         ({"state_target": "both"}, "Unknown state_target"),
         ({"sight_range": 0}, "above 0 in map units"),
+        ({"sight_range": "9"}, "above 0 in map units.*got '9'"),
+        ({"seed": 1.0}, "seed must be a whole number.*got 1.0"),
+        ({"seed": 2**32}, "seed must be a whole number from 0 to 4294967295.*got 4294967296"),
+        ({"unit_type_health": [45.0, 125.0]}, "6 numbers above 0, one for each of marine, .*got \\[45.0, 125.0\\]"),
+        ({"unit_type_health": 45.0}, "unit_type_health must be 6 numbers"),
+        ({"unit_type_names": ["a"] * 6}, "Unknown argument of SMAX 'unit_type_names'"),
+        ({"attack_mode": "nearest"}, "Unknown attack_mode 'nearest'.*closest, random"),
+        ({"world_steps_per_env_step": 0}, "world_steps_per_env_step must be a whole number above 0"),
         ({"max_steps": 0}, "whole number above 0"),
         ({"sight": 3}, "Unknown argument of SMAX 'sight'"),
         ({"num_allies": 4}, "num_allies is decided by the map.*got 4: take another map"),
@@ -264,6 +306,12 @@ def test_after_a_load_a_partial_reset_leaves_the_loaded_battles_alone(marines, b
 def test_mistakes_are_named(arguments, match):
     with pytest.raises(UserError, match=match):
         make_env(**{"name": "smax/3m", "num_envs": 2, **arguments})
+
+
+def test_a_step_before_the_first_reset_is_refused():
+    env = make_env("smax/3m", num_envs=B, state_target="relative")
+    with pytest.raises(UserError, match="call reset first"):
+        env.step(env.fake_tensordict())
 
 
 def test_jax_is_imported_for_smax_alone():

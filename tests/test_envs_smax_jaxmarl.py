@@ -7,7 +7,7 @@ import torch
 from smax_battles import B, half_attack, need_jaxmarl
 
 from globediff_torchrl import keys, make_env
-from globediff_torchrl.envs.smax.layouts import SCENARIOS
+from globediff_torchrl.envs.smax.layouts import SCENARIOS, UNIT_TYPES
 
 need_jaxmarl()
 pytestmark = pytest.mark.usefixtures("jaxmarl_in_silence")
@@ -17,6 +17,12 @@ def test_all_of_jaxmarls_scenarios_are_listed():
     from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
     assert set(SCENARIOS) == set(MAP_NAME_TO_SCENARIO)
+
+
+def test_the_types_of_units_are_jaxmarls():
+    from jaxmarl.environments.smax.smax_env import SMAX
+
+    assert list(UNIT_TYPES) == SMAX().unit_type_names
 
 
 @pytest.mark.parametrize(("scenario", "num_envs"), [("3m", B), ("smacv2_5_units", 4)])
@@ -46,7 +52,14 @@ def test_a_reset_equals_that_of_jaxmarl(scenario, num_envs):
 
 @pytest.mark.parametrize(
     ("scenario", "enemy_shoots"),
-    [("3m", True), ("2s3z", True), ("smacv2_5_units", True), ("3m", False), ("smacv2_5_units", False)],
+    [
+        ("3m", True),
+        ("2s3z", True),
+        ("5m_vs_6m", True),
+        ("smacv2_5_units", True),
+        ("3m", False),
+        ("smacv2_5_units", False),
+    ],
 )
 def test_steps_equal_those_of_jaxmarl(scenario, enemy_shoots):
     """Same keys, same actions: observations, state, masks, rewards and ends of jaxmarl's ``step_env``.

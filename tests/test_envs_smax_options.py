@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from smax_battles import B, need_jaxmarl
@@ -62,6 +63,19 @@ def test_jaxmarls_own_arguments_come_from_the_command_line():
     ours, theirs = units(), units("+env.kwargs.fast_push=false", "+env.kwargs.walls_cause_death=false")
     assert isinstance(ours._env, ScalarPush) and not isinstance(theirs._env, ScalarPush)
     assert (ours.walls_cause_death, theirs.walls_cause_death) == (True, False)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_six_numbers_are_taken_in_any_form(kind):
+    import jax.numpy as jnp
+
+    numbers = [90.0, 125.0, 160.0, 150.0, 35.0, 80.0]
+    given, theirs = (
+        make_env("smax/3m", num_envs=2, unit_type_health=form(numbers)).base_env.battles for form in (kind, jnp.array)
+    )
+    assert given is theirs and given.units.unit_type_health.tolist() == numbers
+    config = configuration.compose("smax", ["env.map=3m", "env.num_envs=2", f"+env.kwargs.unit_type_health={numbers}"])
+    assert env_from_config(config).base_env.battles.units.unit_type_health.tolist() == numbers
 
 
 def test_every_argument_stands_in_the_documentation():

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from globediff_torchrl.envs.smac import install as smac_install
 from globediff_torchrl.envs.smac.maps import smac_map
 from globediff_torchrl.envs.smax import jax_setup
-from globediff_torchrl.errors import UserError
+from globediff_torchrl.errors import UserError, ends_program
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.factory import settle, trainer_from_config
 from globediff_torchrl.training.sweeps import check_sweep, combinations
@@ -27,6 +27,7 @@ MULTIRUN = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
 LIGHT = "python benchmarks/smax.py env.map=smacv2_5_units or python benchmarks/vmas.py"
 
 
+@ends_program()
 def check_arguments(family: str, arguments: list[str]) -> None:
     """Ends the program with exit code 2 where the command line has a mistake in it; hydra would end it with 1.
 
@@ -42,17 +43,14 @@ def check_arguments(family: str, arguments: list[str]) -> None:
         sys.argv[1:] = [*options, *overrides]
     own = [override for override in overrides if not override.startswith("hydra")]
     swept = bool(MULTIRUN & set(arguments))
-    try:
-        if swept and any(override.startswith("hydra/sweeper=") for override in overrides):
-            return
-        if swept and not ASKS_ONLY & set(arguments):
-            check_sweep(family, own, partial(_settled, family))
-            return
-        config = configuration.compose(family, combinations(own)[0] if swept else own)
-        if not ASKS_ONLY & set(arguments):
-            _check_installed(family, config)
-    except UserError as error:
-        _end(error)
+    if swept and any(override.startswith("hydra/sweeper=") for override in overrides):
+        return
+    if swept and not ASKS_ONLY & set(arguments):
+        check_sweep(family, own, partial(_settled, family))
+        return
+    config = configuration.compose(family, combinations(own)[0] if swept else own)
+    if not ASKS_ONLY & set(arguments):
+        _check_installed(family, config)
 
 
 def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -82,6 +80,7 @@ def _check_installed(family: str, config: DictConfig) -> None:
             raise UserError(f"{error} On the command line: {LIGHT}.") from error
 
 
+@ends_program()
 def run(config: DictConfig) -> None:
     """Trains what ``config`` describes; a mistake of the user's ends the program with one line and exit code 2.
 
@@ -97,14 +96,7 @@ def run(config: DictConfig) -> None:
         if trainer.stopped_by is not None and HydraConfig.get().mode is RunMode.MULTIRUN:
             print(f"the sweep ends here; resume={trainer.output} goes on with this run.", file=sys.stderr)
             sys.exit(128 + trainer.stopped_by)
-    except UserError as error:
-        _end(error)
     except KeyboardInterrupt as error:
         if trainer is not None:
             print(f"stopped at once by {error or 'Ctrl-C'}; resume={trainer.output} goes on.", file=sys.stderr)
         sys.exit(128 + getattr(error, "number", signal.SIGINT))
-
-
-def _end(error: UserError) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)

@@ -46,19 +46,10 @@ class Outcome(NamedTuple):
     success: Array
 
 
-def make_battles(*args, **kwargs) -> Battles:
-    """:class:`Battles`, the same ones for the same arguments: what is compiled for one environment serves the next."""
-    try:
-        return _kept_battles(*args, **kwargs)
-    except TypeError as error:  # arguments that are arrays cannot be looked up
-        if "unhashable" not in str(error):
-            raise
-        return Battles(*args, **kwargs)
-
-
 @lru_cache(maxsize=8)
-def _kept_battles(*args, **kwargs) -> Battles:
-    return Battles(*args, **kwargs)
+def make_battles(**arguments) -> Battles:
+    """:class:`Battles`, the same ones for the same arguments: what is compiled for one environment serves the next."""
+    return Battles(**arguments)
 
 
 class Battles:
@@ -72,7 +63,7 @@ class Battles:
         independent: see :class:`~globediff_torchrl.envs.smax.units.IndependentTypes`.
         with_target: whether ``Readings.target_state`` is filled.
         fast_push: see :class:`~globediff_torchrl.envs.smax.units.ScalarPush`.
-        kwargs: further ones of jaxmarl's environment.
+        kwargs: further ones of jaxmarl's environment; a tuple for one that is an array there.
     """
 
     def __init__(
@@ -87,6 +78,7 @@ class Battles:
         **kwargs,
     ) -> None:
         self.device = jax.devices("cpu")[0]
+        kwargs = {name: jnp.array(value) if isinstance(value, tuple) else value for name, value in kwargs.items()}
         if sight_range is not None:
             kwargs["unit_type_sight_ranges"] = jnp.full((6,), float(sight_range))
         self.units = Units(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,8 +15,15 @@ from torchrl.envs import EnvBase
 
 from globediff_torchrl.envs.legal import LegalRandomActions, actions_of
 from globediff_torchrl.envs.smax.jax_setup import load_battles
-from globediff_torchrl.envs.smax.layouts import SCENARIOS, STEP_LIMIT, observation_layout, state_layout, target_layout
-from globediff_torchrl.errors import UserError, check_count, unknown
+from globediff_torchrl.envs.smax.layouts import (
+    SCENARIOS,
+    STEP_LIMIT,
+    UNIT_TYPES,
+    observation_layout,
+    state_layout,
+    target_layout,
+)
+from globediff_torchrl.errors import UserError, check_count, check_seed, unknown
 from globediff_torchrl.keys import (
     ACTION,
     ACTION_MASK,
@@ -34,7 +43,9 @@ from globediff_torchrl.layout import FeatureLayout
 ENEMY_TYPES = ("mirrored", "independent")
 STATE_TARGETS = ("absolute", "relative")
 STOP = 4  # the action that is always legal, and the only one of the dead; 0 to 3 move, 5 + k attacks enemy k
+ATTACK_MODES = ("closest", "random")
 OURS = ("scenario", "max_steps", "unit_type_sight_ranges", "observation_type", "action_type", "self")
+NAMES = ("unit_type_names", "unit_type_shorthands")  # jaxmarl's maps are written in them
 OF_THE_MAP = ("num_allies", "num_enemies", "smacv2_position_generation", "smacv2_unit_type_generation")
 
 
@@ -61,7 +72,10 @@ class SmaxEnv(LegalRandomActions, EnvBase):
         state_target: ``"relative"`` also writes ``("agents", "target_state")`` ``[B, n, d_t]``: each enemy's health,
             type (where it varies) and whether it lives, in the order of the agent's enemy slots.
         fast_push: a faster form of jaxmarl's collision rule; positions differ by some 1e-6.
-        kwargs: further ones of jaxmarl's ``HeuristicEnemySMAX`` and ``SMAX``.
+        kwargs: further ones of jaxmarl's ``HeuristicEnemySMAX`` and ``SMAX``; of those that jaxmarl takes as an array
+            (``unit_type_health`` and so on) any six numbers, one for each type of unit.
+
+    A copy and one that was pickled go on with the same battles, as after :meth:`load_simulator_tensors`.
 
     Raises:
         UserError: jax is missing; an unknown scenario or argument; a value that does not fit.
@@ -86,21 +100,21 @@ class SmaxEnv(LegalRandomActions, EnvBase):
         _check(scenario, num_envs, max_steps, sight_range, enemy_types, state_target)
         super().__init__(device=device, batch_size=[num_envs])
         module = load_battles()
-        _check_kwargs(module, kwargs)
         self.relative = state_target == "relative"
         self.says = [f"sight {sight_range:g}"] if sight_range is not None else []
         if scenario.startswith("smacv2"):
             self.says.append(f"{enemy_types} types")
-        self.battles = module.make_battles(
-            scenario,
-            num_envs,
-            max_steps,
-            sight_range,
-            enemy_types == "independent",
-            with_target=self.relative,
-            fast_push=fast_push,
-            **kwargs,
-        )
+        self._arguments = {
+            "scenario": scenario,
+            "num_envs": num_envs,
+            "max_steps": max_steps,
+            "sight_range": sight_range,
+            "independent": enemy_types == "independent",
+            "with_target": self.relative,
+            "fast_push": fast_push,
+            **_checked_kwargs(module, kwargs),
+        }
+        self.battles = module.make_battles(**self._arguments)
         self._make_specs()
         self._battle = self.battles.empty()
         self._readings: dict[Any, Tensor] | None = None
@@ -131,7 +145,22 @@ class SmaxEnv(LegalRandomActions, EnvBase):
         self.reward_spec = Composite({AGENTS: reward}, shape=self.batch_size).to(self.device)
         self.done_spec = Composite(flag, shape=self.batch_size).to(self.device)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without jax's compiled functions and arrays, which cannot be copied or sent to another process."""
+        state = super().__getstate__()
+        for name in ("battles", "_keys", "_battle"):
+            del state[name]
+        return {**state, "_tensors": self.simulator_tensors()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        tensors = state.pop("_tensors")
+        super().__setstate__(state)
+        self.battles = load_battles().make_battles(**self._arguments)
+        self._keys, self._battle = self.battles.from_tensors(tensors)
+
     def _set_seed(self, seed: int | None) -> None:
+        check_seed(seed)
         if seed is None:
             seed = int(torch.randint(2**31 - 1, ()))
         self._keys = self.battles.seed(seed)
@@ -145,8 +174,8 @@ class SmaxEnv(LegalRandomActions, EnvBase):
             spec = self.observation_spec
             read = (OBSERVATION, STATE, TARGET_STATE, ACTION_MASK, ACTIVE_MASK)
             self._readings = {key: spec[key].zero() for key in read if key in spec.keys(True, True)}
-        # copies: those of the last step are in somebody's rollout
-        self._readings = {key: value.clone() for key, value in self._readings.items()}
+        # copies: those of the last step are in somebody's rollout; the environment may have been moved since
+        self._readings = {key: value.to(self.device, copy=True) for key, value in self._readings.items()}
         for part in chosen.split(self.battles.chunk):
             index = self.battles.indices(part.tolist())
             self._keys, self._battle, readings = self.battles.reset(self._keys, self._battle, index)
@@ -157,6 +186,8 @@ class SmaxEnv(LegalRandomActions, EnvBase):
         return self._pack({**self._readings, **{key: no.clone() for key in (DONE, TERMINATED, TRUNCATED, SUCCESS)}})
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        if self._readings is None:
+            raise UserError("A battle was expected to have begun before its first step, got a step: call reset first.")
         # one integer type and one array of its own: no second compilation, and nothing that anybody writes into
         actions = actions_of(tensordict).to("cpu", torch.int32, copy=True).contiguous()
         self._keys, self._battle, readings, outcome = self.battles.step(
@@ -216,18 +247,26 @@ def _check(scenario, num_envs, max_steps, sight_range, enemy_types, state_target
         raise UserError(f"enemy_types=independent is for the smacv2_* scenarios; those of {scenario} are fixed.")
     if state_target not in STATE_TARGETS:
         raise unknown("state_target", state_target, STATE_TARGETS)
-    if sight_range is not None and not sight_range > 0:
-        raise UserError(f"sight_range must be a distance above 0 in map units (the map is 32 wide), got {sight_range}.")
+    if sight_range is not None and not _is_length(sight_range):
+        raise UserError(
+            f"sight_range must be a distance above 0 in map units (the map is 32 wide), got {sight_range!r}."
+        )
     for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
         if value is not None:
             check_count(name, value, "leave it away for the default")
 
 
-def _check_kwargs(module: Any, kwargs: dict[str, Any]) -> None:
+def _is_length(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _checked_kwargs(module: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """jaxmarl's own arguments, as values that can be looked up: one that is an array as a tuple."""
     taken = set()
     for kind in module.SIMULATORS:
         taken |= {p.name for p in inspect.signature(kind.__init__).parameters.values() if p.kind != p.VAR_KEYWORD}
-    taken -= {*OURS, *OF_THE_MAP}
+    taken -= {*OURS, *OF_THE_MAP, *NAMES}
+    checked = dict(kwargs)
     for name, value in kwargs.items():
         if name in OF_THE_MAP:  # jaxmarl takes them beside a scenario, and reads the scenario's
             raise UserError(
@@ -236,3 +275,22 @@ def _check_kwargs(module: Any, kwargs: dict[str, Any]) -> None:
             )
         if name not in taken:
             raise unknown("argument of SMAX", name, sorted(taken | {"fast_push"}))
+        if name.startswith("unit_type_"):
+            checked[name] = _six_numbers(name, value)
+        if name == "attack_mode" and value not in ATTACK_MODES:  # jaxmarl takes any other word for the first
+            raise unknown("attack_mode", value, ATTACK_MODES)
+        if name == "world_steps_per_env_step":
+            check_count(name, value, "leave it away for jaxmarl's 8")
+    return checked
+
+
+def _six_numbers(name: str, value: Any) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(number) for number in value)
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != len(UNIT_TYPES) or not all(map(_is_length, numbers)):
+        raise UserError(
+            f"{name} must be {len(UNIT_TYPES)} numbers above 0, one for each of {', '.join(UNIT_TYPES)}, got {value!r}."
+        )
+    return numbers

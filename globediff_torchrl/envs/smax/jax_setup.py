@@ -91,7 +91,7 @@ def _keep_compiled() -> None:
     asked = os.environ.get(CACHE_SWITCH, "")
     if asked == "off" or jax.config.jax_compilation_cache_dir is not None:
         return
-    folder = Path(asked) if asked else _cache_folder()
+    folder = Path(asked).expanduser() if asked else _cache_folder()
     if folder is None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder / _processor()))

@@ -24,6 +24,7 @@ SCENARIOS = (
     "smacv2_10_units",
     "smacv2_20_units",
 )
+UNIT_TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
 HIDDEN = ("enemy_*.health", "enemy_*.type")  # SMAC (PO): what an enemy is and how much it can still take
 STEP_LIMIT = 101  # jaxmarl looks at its clock before it moves it: with max_steps=100 the 101st step is the last
 
