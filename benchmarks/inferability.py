@@ -55,12 +55,6 @@ INFERERS = {
     "regressor": ("regressor", {}),
     "fast": ("globediff", {**GLOBEDIFF, "preset": "fast"}),
     "tuned": ("globediff", {**GLOBEDIFF, "preset": "tuned"}),
-    # what else was tried where the spread was wrong
-    "fast-narrow": ("globediff", {**GLOBEDIFF, "preset": "fast", "width": 64, "center_width": 64, "latent_width": 64}),
-    "tuned-final": ("globediff", {**GLOBEDIFF, "preset": "tuned", "final_noise": True}),
-    "fast-no-z": ("globediff", {**GLOBEDIFF, "preset": "fast", "latent_dim": 0}),
-    "tuned-no-z": ("globediff", {**GLOBEDIFF, "preset": "tuned", "latent_dim": 0}),
-    "tuned-no-center": ("globediff", {**GLOBEDIFF, "preset": "tuned", "center": "none"}),
 }
 GROUPS = ("all", "seen", "unseen")
 _OF_GROUP = (

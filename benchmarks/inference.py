@@ -81,8 +81,7 @@ def rollout(policy, env, seed: int) -> TensorDict:
 @torch.no_grad()
 def infer(model: GlobeDiff, data: TensorDict, samples: int) -> Tensor:
     """Hypotheses of the first agent, ``[M, S, d_s]``, by the same model with S samples an x."""
-    many = GlobeDiff(**{**model.config, "num_samples": samples})
-    many.load_state_dict(model.state_dict())
+    many = model.with_arguments(num_samples=samples)
     return many(data.select(keys.AUX_OBSERVATION))[keys.HYPOTHESES][:, 0]
 
 

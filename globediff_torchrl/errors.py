@@ -6,9 +6,9 @@ import difflib
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 
 LARGEST_SEED = 2**32 - 1  # numpy's; jax takes a larger one for the rest of its division by 2**32
@@ -76,23 +76,32 @@ def check_device(name: Any) -> torch.device:
     return device
 
 
-def check_count(name: str, value: Any, instead: str) -> None:
-    """Refuses what is no whole number above 0; ``instead`` is the fix that the message offers."""
+def plain(value: Any) -> Any:
+    """A number of numpy's as Python's, which files and random streams take; everything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_count(name: str, value: Any, instead: str) -> int:
+    """The value as an int; refuses what is no whole number above 0. ``instead`` is the fix that the message offers."""
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{name} must be a whole number above 0, got {value!r}: {instead}.")
+    return value
 
 
 def check_sizes(name: str, value: Any) -> None:
     """Refuses what is no sequence of whole numbers above 0."""
-    sizes = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [None]
+    sizes = list(map(plain, value)) if isinstance(value, Iterable) and not isinstance(value, str) else [None]
     if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
         raise UserError(f"{name} must be a list of whole numbers above 0, got {value!r}: pass e.g. (64, 64).")
 
 
-def check_seed(seed: Any) -> None:
-    """Refuses what is neither None nor a whole number that every simulator takes."""
-    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+def check_seed(seed: Any) -> int | None:
+    """The seed as an int, or None; refuses what is neither None nor a whole number that every simulator takes."""
+    seed = plain(seed)
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
     if seed is not None and not (whole and 0 <= seed <= LARGEST_SEED):
         raise UserError(
             f"seed must be a whole number from 0 to {LARGEST_SEED}, or None, got {seed!r}: pass e.g. seed=0."
         )
+    return seed

@@ -35,7 +35,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     part = path.with_name(path.name + ".part")
     try:
+        part.unlink(missing_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # as the user's umask has it: safetensors' files may be read by their owner alone
         yield part
+        part.chmod(mode)
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)

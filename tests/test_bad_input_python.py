@@ -26,7 +26,7 @@ from globediff_torchrl.envs.vmas import StateVmasEnv, scenarios
 from globediff_torchrl.layout import FeatureLayout
 from globediff_torchrl.policies import update_input_statistics
 from globediff_torchrl.state_models import Fitter, GlobeDiff, MLPStateModel, fit, make_state_model
-from globediff_torchrl.training.mappo import make_loss
+from globediff_torchrl.training.mappo import BatchValueNorm, make_loss
 
 
 def model(**settings):
@@ -115,9 +115,13 @@ def policy_of_two_models():
     return TensorDictSequential(two, make_actor(hunt(), four, reads="samples"))
 
 
-def a_loss(critic: TensorDictModuleBase):
+def evaluated(**settings):
+    return evaluate(hunt(), make_actor(hunt(), reads=None), **{"seed": 1, **settings})
+
+
+def a_loss(critic: TensorDictModuleBase, norm: BatchValueNorm | None = None):
     settings = {"gamma": 0.98, "lmbda": 0.95, "clip_epsilon": 0.2, "clip_value": True}
-    return make_loss(make_actor(hunt()), critic, None, entropy_coeff=0.0, critic_coeff=1.0, **settings)
+    return make_loss(make_actor(hunt()), critic, norm, entropy_coeff=0.0, critic_coeff=1.0, **settings)
 
 
 def first_agent_dead():
@@ -156,7 +160,17 @@ CALLS = [
     Misuse(
         "x without agents",
         lambda _: model()(TensorDict({"agents": {"aux_observation": torch.randn(8)}}, [])),
-        ("shape [*B, n, 8]", "got [8]", "agent dim?"),
+        ("shape [*B, n, 8]", "got [8]", "x.unsqueeze(-2)"),
+    ),
+    Misuse(
+        "a team's x without agents",
+        lambda _: model(infer_per="team")(x(torch.randn(20, 8))),
+        ("a dim for the agents behind the batch", "got [20, 8] in a batch of [20]", "x.unsqueeze(-2)"),
+    ),
+    Misuse(
+        "a fit of a team's x without agents",
+        lambda _: fit(model(infer_per="team"), data(x=torch.randn(20, 8)), steps=2, batch_size=4, progress=False),
+        ("a dim for the agents behind the batch", "got [20, 8] in a batch of [20]", "x.unsqueeze(-2)"),
     ),
     Misuse(
         "no x",
@@ -185,6 +199,11 @@ CALLS = [
         "fit without states",
         lambda here: fitted(here, data().exclude("state")),
         ("expects 'state'", "which hold [('agents', 'aux_observation')]", "set the model's keys"),
+    ),
+    Misuse(
+        "a folder for a checkpoint",
+        lambda here: fitted(here, data(), checkpoint=here),
+        ("expects a file", "got the folder", "/fit.pt"),
     ),
     Misuse("fit on a dict", lambda here: fitted(here, {"state": 1}), ("fit expects", "['state']", "set the model's")),
     Misuse(
@@ -343,6 +362,31 @@ CALLS = [
         "a policy without an actor",
         lambda _: evaluate(hunt(), GlobeDiff.from_env(hunt(), width=16), seed=1),
         ("expects ('agents', 'action') from the policy", "got a tensordict without it", "put an actor behind"),
+    ),
+    Misuse(
+        "an action out of bounds",
+        lambda _: hunt().rollout(2, lambda td: td.set(("agents", "action"), torch.full((2, 2, 2), 1.5))),
+        ("expected those of the action spec", "out of its range", "clamp_actions=True"),
+    ),
+    Misuse(
+        "a value norm for the loss alone",
+        lambda _: a_loss(make_critic(hunt()), BatchValueNorm(shape=1)),
+        ("expects the value norm that the critic was made with", "got BatchValueNorm", "make_critic(env, norm)"),
+    ),
+    Misuse(
+        "a value norm for the critic alone",
+        lambda _: a_loss(make_critic(hunt(), BatchValueNorm(shape=1))),
+        ("expects the value norm", "got NoneType beside a critic with another", "make_critic(env, norm)"),
+    ),
+    Misuse("a mode", lambda _: evaluated(modes="deterministic"), ("modes must", "got 'deterministic'", "'stochastic'")),
+    Misuse("no mode", lambda _: evaluated(modes=("mean",)), ("modes must be some of", "got ('mean',)", "'stochastic'")),
+    Misuse("no rounds", lambda _: evaluated(rounds=0), ("rounds must be a whole number", "got 0", "leave it away")),
+    Misuse("no length", lambda _: evaluated(max_steps=0), ("max_steps must be", "got 0", "leave it away")),
+    Misuse("no seed", lambda _: evaluated(seed=None), ("expects a seed of its own", "got None", "seed=10_000")),
+    Misuse(
+        "a scenario for a name",
+        lambda _: make_env(scenarios.Hunt),
+        ("expected by its name", "got the class Scenario", "docs/extending.md"),
     ),
     Misuse(
         "an actor for more hypotheses",

@@ -1,11 +1,14 @@
 """Arguments of the state models: what cannot be meant is refused, in the constructor, from an env and from files."""
 
+import numpy as np
 import pytest
 import torch
+from tensordict import TensorDict
+from torchrl.envs.utils import set_exploration_type
 
 from globediff_torchrl.envs import Task
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, VAEStateModel, make_state_model
+from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, VAEStateModel, fit, make_state_model
 from globediff_torchrl.state_models.presets import FIT
 
 X, S = 6, 5
@@ -177,6 +180,35 @@ def test_what_the_weights_do_not_depend_on_is_overridden_and_what_is_saved_may_b
     assert set(others) | {"sample"} <= set(GlobeDiff.overridable) <= set(model.config)
     index = torch.tensor(UNITS["token_index"])
     assert reload(tmp_path, small(**UNITS), token_index=index).config["token_index"] == index.tolist()
+
+
+def test_a_copy_with_more_samples_is_the_model_that_is_loaded_with_them(tmp_path):
+    model = small(preset="fast").train()
+    for parameter in model.parameters():
+        parameter.data.normal_()
+    copy, loaded = model.with_arguments(num_samples=5), reload(tmp_path, model, num_samples=5)
+    x = TensorDict({("agents", "aux_observation"): torch.randn(4, 2, X)}, [4])
+    with set_exploration_type("deterministic"):
+        ours, theirs = copy(x.clone()), loaded(x.clone())
+    assert ours["agents", "hypotheses"].shape == (4, 2, 5, S) and (ours == theirs).all()
+    assert len(ours["agents", "hypotheses"][0, 0].unique(dim=0)) == 5, "five of them, not one five times"
+    assert copy.training and copy.num_samples == 5 and model.num_samples == 1
+    assert copy.double().with_arguments(num_samples=2).state_mean.dtype == torch.float64
+    with pytest.raises(UserError, match=r"or none, got"):
+        model.with_arguments(prediction="x0")
+    with pytest.raises(AttributeError, match="num_samples"):
+        model.num_samples = 5
+
+
+def test_numpys_numbers_are_numbers(tmp_path):
+    model = GlobeDiff(np.int64(X), np.int32(S), np.int64(2), beta_kl=np.float32(0.5), width=np.int64(16))
+    loaded = reload(tmp_path, model)
+    assert (loaded.aux_dim, loaded.config["diffusion_steps"], loaded.config["beta_kl"]) == (X, 2, 0.5)
+    data = TensorDict({("agents", "aux_observation"): torch.randn(8, 1, X), "state": torch.randn(8, S)}, [8])
+    histories = [
+        fit(small(), data, steps=kind(3), batch_size=kind(4), seed=kind(1), progress=False) for kind in (int, np.int64)
+    ]
+    assert histories[0] == histories[1]
 
 
 def test_a_model_of_ones_own_says_itself_what_may_be_overridden(tmp_path):

@@ -30,6 +30,16 @@ def test_a_save_that_fails_leaves_the_model_that_was_there(tmp_path, monkeypatch
     assert torch.equal(weights_of(GlobeDiff.from_pretrained(tmp_path)), weights_of(first))
 
 
+def test_a_saved_model_may_be_read_by_whom_the_users_umask_lets(tmp_path):
+    before = os.umask(0o022)
+    try:
+        for _ in range(2):
+            small().save_pretrained(tmp_path)
+            assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
+    finally:
+        os.umask(before)
+
+
 def test_a_save_that_is_killed_between_its_files_leaves_none_that_loads_without_a_word(tmp_path, monkeypatch):
     small(**FIRST).save_pretrained(tmp_path)
     replace, done = os.replace, []

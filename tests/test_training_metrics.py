@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -11,6 +12,7 @@ from torchrl.trainers.trainers import EarlyStopping
 
 from globediff_torchrl.envs.processes.crashed import drop_crashed
 from globediff_torchrl.envs.vmas import PRESETS, scenarios
+from globediff_torchrl.errors import UserError
 from globediff_torchrl.training import rollouts
 from globediff_torchrl.training.metrics import batch_counts, batch_metrics
 
@@ -40,6 +42,14 @@ def test_the_error_of_the_pretraining_reaches_the_logger_though_no_frame_is_coll
     (file,) = (tmp_path / "run" / "logs").rglob("*state_error.csv")
     step, value = file.read_text().splitlines()[-1].split(",")
     assert int(step) == 0 and float(value) == pytest.approx(trainer.table.rows[0]["pretraining/state_error"])
+
+
+@pytest.mark.parametrize("value", [torch.ones(2), np.ones(2), [1.0, 2.0], "high", None])
+def test_a_hook_that_logs_no_number_is_named(fast_trainer, value):
+    trainer = fast_trainer("mappo", iterations=1)
+    trainer.register_op("pre_steps_log", lambda batch: {"mine": value})
+    with pytest.raises(UserError, match=r"logs mine, expected one number, got .*mine_0 and mine_1"):
+        trainer.train()
 
 
 def test_torchrls_early_stopping_finds_what_was_logged_and_the_trainer_keeps_but_the_last(fast_trainer, tmp_path):

@@ -101,6 +101,24 @@ def test_a_loaded_policy_is_for_use_and_lies_where_it_is_asked_for(fast_trainer,
     assert not torch.equal(*drawn)  # evaluation mode does not take the exploration away
 
 
+def test_a_policy_goes_into_another_world_by_the_arguments_that_are_given(fast_trainer, tmp_path):
+    fast_trainer("globediff", iterations=1).train()
+    run = tmp_path / "run"
+    env, policy = load_policy(run, num_envs=2, max_steps=7, box=0.5)
+    assert env.task.max_steps == 7 and env.base_env.scenario.box == 0.5
+    assert env.rollout(7, policy)["next", "done"].any()
+    with pytest.raises(UserError, match=r"with \{'history': 1\}, expected .* as many numbers"):
+        load_policy(run, num_envs=2, history=1)
+
+
+def test_what_was_put_aside_is_named_where_nothing_else_is_left(fast_trainer, tmp_path):
+    fast_trainer("mappo", iterations=1).train()
+    fast_trainer("mappo", iterations=1)  # made, and not trained
+    with pytest.raises(UserError, match=r"the run before it is in .*previous.1"):
+        load_policy(tmp_path / "run")
+    assert load_policy(tmp_path / "run" / "previous" / "1", num_envs=2)
+
+
 def test_weights_that_are_missing_or_do_not_fit_are_one_clear_error(fast_trainer, tmp_path):
     with pytest.raises(UserError, match=r"no config.yaml"):
         load_policy(tmp_path)

@@ -17,7 +17,7 @@ from globediff_torchrl.envs.legal import transformed_env_for
 from globediff_torchrl.envs.lifting import lift_observation
 from globediff_torchrl.envs.requirements import ALIVE, check_actions, check_fresh, check_keys, check_masks
 from globediff_torchrl.envs.transforms import ActiveMask, AgentId, HideFeatures, LastAction, TimeFraction
-from globediff_torchrl.errors import UserError, check_count, check_device, unknown
+from globediff_torchrl.errors import UserError, check_count, check_device, check_seed, unknown
 from globediff_torchrl.keys import (
     ACTION,
     ACTIVE_MASK,
@@ -83,11 +83,11 @@ def make_env(
     check_name(name)
     family, _, short = name.partition("/")
     num_envs = default_num_envs(family) if num_envs is None else num_envs
-    check_count("num_envs", num_envs, "leave it away for the default")
+    num_envs = check_count("num_envs", num_envs, "leave it away for the default")
     if max_steps is not None and max_steps != "default":
-        check_count("max_steps", max_steps, "leave it away for the preset's, None is no limit")
+        max_steps = check_count("max_steps", max_steps, "leave it away for the preset's, None is no limit")
     check_device(device)
-    base = FAMILIES[family](short, max_steps, num_envs=num_envs, seed=seed, device=device, **kwargs)
+    base = FAMILIES[family](short, max_steps, num_envs=num_envs, seed=check_seed(seed), device=device, **kwargs)
     return wrap_env(
         base.env,
         name=name,

@@ -22,7 +22,7 @@ from globediff_torchrl.envs.smax import SmaxEnv
 from globediff_torchrl.envs.smax import layouts as smax_layouts
 from globediff_torchrl.envs.vmas import PRESETS, Preset, StateVmasEnv
 from globediff_torchrl.envs.vmas.fingerprint import fingerprint
-from globediff_torchrl.errors import UserError, check_seed, unknown
+from globediff_torchrl.errors import UserError, unknown
 
 STOCK_MAX_STEPS = 100
 RESTART_EVERY = 500  # episodes after which a StarCraft II is replaced, as it leaks memory
@@ -51,7 +51,13 @@ def check_name(name: str) -> None:
     Raises:
         UserError: the message lists the known ones.
     """
-    family, _, short = str(name).partition("/")
+    if not isinstance(name, str):
+        kind = f"the class {name.__name__}" if isinstance(name, type) else f"an object of {type(name).__name__}"
+        raise UserError(
+            f"an environment is expected by its name '<family>/<scenario>', e.g. 'vmas/hunt', got {kind}: "
+            "docs/extending.md gives a scenario of your own a name; wrap_env takes an environment that is there."
+        )
+    family, _, short = name.partition("/")
     if name not in available_envs() and not (family == "smacv2" and smac_maps.is_generated(short)):
         error = unknown("environment", name, available_envs())
         raise UserError(f"{error} One of your own is known once its module is imported, see imports.")
@@ -80,7 +86,6 @@ def _vmas_base(
     continuous_actions: bool = True,
     **scenario_kwargs,
 ) -> Base:
-    check_seed(seed)
     preset = PRESETS.get(short) or Preset(short, "history", STOCK_MAX_STEPS, f"VMAS scenario {short}")
     stock = isinstance(preset.scenario, str)
     try:
@@ -104,7 +109,6 @@ def _vmas_base(
 
 
 def _smax_base(short: str, max_steps: int | str | None, **kwargs) -> Base:
-    check_seed(kwargs["seed"])
     limit = smax_layouts.STEP_LIMIT if max_steps == "default" else max_steps
     env = SmaxEnv(short, max_steps=limit, **kwargs)
     sides = env.battles.units.num_allies, env.battles.units.num_enemies
@@ -124,7 +128,6 @@ def _smac_base(
     device: torch.device | str,
     **kwargs,
 ) -> Base:
-    check_seed(seed)
     guard = {"restart_every": RESTART_EVERY} | {name: kwargs.pop(name) for name in GUARD if name in kwargs}
     battle = partial(SmacEnv, short, max_steps=max_steps, **kwargs)
     one = battle(seed=None)  # launches nothing: for its sizes and names

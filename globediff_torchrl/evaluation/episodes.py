@@ -15,6 +15,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from globediff_torchrl import keys
 from globediff_torchrl.envs import preserve_vmas_rng
 from globediff_torchrl.envs.processes.crashed import crashed_steps
+from globediff_torchrl.errors import UserError, check_count, check_seed
 from globediff_torchrl.evaluation.relative_error import RelativeError
 from globediff_torchrl.policies import add_memory
 from globediff_torchrl.random_streams import preserve_rng
@@ -147,7 +148,8 @@ def evaluate(
         policy: what chooses the actions; ``env`` is made to carry its memory, if it has one.
         seed: of environments and policy; one of its own, as the training's would play the training's episodes again.
             The random streams of a training stay as they are.
-        max_steps: longest episode; by default the task's time limit, or 100 steps.
+        max_steps: longest episode; by default the task's time limit, or 100 steps. One that is still going then counts
+            as it stands.
         modes: some of :data:`MODES`.
         rounds: so many rollouts, each with its own seed from ``seed`` on: for simulators of which there are few.
 
@@ -158,14 +160,22 @@ def evaluate(
         crashed.
 
     Raises:
-        UserError: an environment without a task, or several copies (TorchRL's SerialEnv) that have one each.
+        UserError: an environment without a task, or several copies (TorchRL's SerialEnv) that have one each; an
+            unknown mode, a seed or a number that is none.
 
     Example:
         >>> env, policy = load_policy("runs/first", num_envs=128)
         >>> evaluate(env, policy, seed=10_000)["deterministic/return"]
     """
     task = task_of(env, "evaluate")
-    max_steps = max_steps or task.horizon
+    for mode in [modes] if isinstance(modes, str) else modes:
+        if isinstance(modes, str) or mode not in MODES:
+            raise UserError(f"modes must be some of {tuple(MODES)} in a tuple, got {modes!r}.")
+    rounds = check_count("rounds", rounds, "leave it away for 1")
+    max_steps = task.horizon if max_steps is None else check_count("max_steps", max_steps, "leave it away")
+    seed = check_seed(seed)
+    if seed is None:
+        raise UserError("evaluate expects a seed of its own, got None: pass e.g. seed=10_000.")
     results: dict[str, float] = {}
     for mode in modes:
         metrics, errors = defaultdict(list), defaultdict(RelativeError)

@@ -9,7 +9,7 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from tqdm import tqdm
 
-from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.errors import UserError, plain, unknown
 from globediff_torchrl.evaluation.episode_figure import EpisodeFigure
 from globediff_torchrl.evaluation.episodes import MODES
 from globediff_torchrl.evaluation.inferred_episode import Episode, run_episode
@@ -125,6 +125,7 @@ def _check(
         ("fps", fps, 1, 50),
     )
     for name, value, low, high in numbers:
+        value = plain(value)
         if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
             span = f"of at least {low}" if high is None else f"from {low} to {high}"
             raise UserError(f"{name} must be a whole number {span}, got {value!r}.")

@@ -21,7 +21,7 @@ from globediff_torchrl.state_models.files import (
 )
 from globediff_torchrl.state_models.numerics import check_finite, statistics
 from globediff_torchrl.state_models.presets import FIT, OTHER_STEPS
-from globediff_torchrl.state_models.reading import as_key, mask_beside, names, read_pairs
+from globediff_torchrl.state_models.reading import as_key, check_agent_dim, mask_beside, names, read_pairs
 from globediff_torchrl.task import ONE_COPY, task_of
 
 INFER_PER = ("agent", "team")
@@ -60,8 +60,10 @@ class StateModel(TensorDictModuleBase):
         inferred_key: NestedKey = keys.INFERRED_STATE,
     ):
         super().__init__()
-        for name, size in (("aux_dim", aux_dim), ("state_dim", state_dim)):
+        aux_dim, state_dim = (
             check_count(f"{name} of {type(self).__name__}", size, "see the env's specs")
+            for name, size in (("aux_dim", aux_dim), ("state_dim", state_dim))
+        )
         if infer_per not in INFER_PER:
             raise unknown("infer_per", infer_per, INFER_PER)
         self.aux_dim, self.state_dim, self.infer_per = aux_dim, state_dim, infer_per
@@ -134,8 +136,7 @@ class StateModel(TensorDictModuleBase):
                 f"(it holds {names(tensordict)}): was the env made with an aux such as aux='joint_history'?"
             )
         self.check_dim(self.aux_key, x, self.aux_dim)
-        if x.ndim < 2:
-            raise UserError(f"{self.aux_key!r} expects shape [*B, n, {self.aux_dim}], got {list(x.shape)}: agent dim?")
+        check_agent_dim(self, tensordict, self.aux_key, x)
         if x.device != self.aux_mean.device:
             raise UserError(
                 f"{self.aux_key!r} expects the device of the {type(self).__name__} ({self.aux_mean.device}), got "
@@ -259,6 +260,20 @@ class StateModel(TensorDictModuleBase):
         model = cls.from_config(with_overrides(read_config(directory, cls.__name__), overrides, cls.overridable))
         read_weights(directory, model)
         return model.eval()
+
+    def with_arguments(self, **overrides: Any) -> Self:
+        """A copy with the same weights and other arguments, of :attr:`overridable` alone.
+
+        Raises:
+            UserError: an override that is unknown or would give the weights another meaning.
+
+        Example:
+            >>> globediff.with_arguments(num_samples=16)(td)["agents", "hypotheses"]  # [*B, n, 16, d_s]
+        """
+        self._check_config()
+        model = type(self).from_config(with_overrides(self.config, overrides, self.overridable))
+        model.load_state_dict(self.state_dict())
+        return model.to(self.state_mean).train(self.training)
 
     @classmethod
     def from_env(cls, env: Any, **overrides: Any) -> Self:

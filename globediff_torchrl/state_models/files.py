@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from globediff_torchrl.errors import UserError
+from globediff_torchrl.errors import UserError, plain
 from globediff_torchrl.files import replacing
 
 FORMAT = "globediff_torchrl/state_model"
@@ -48,6 +48,7 @@ def write_model(directory: Path, model: nn.Module, config: dict[str, Any]) -> No
             'self.config = {"aux_dim": aux_dim, "state_dim": state_dim, ..., **common}.'
         )
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    config = {name: plain(value) for name, value in config.items()}
     content = {"format": FORMAT, "version": VERSION, "class": type(model).__name__, "config": config}
     try:
         content[PAIR] = hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -9,7 +9,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from tqdm import tqdm
 
-from globediff_torchrl.errors import UserError, check_count
+from globediff_torchrl.errors import UserError, check_count, plain
 from globediff_torchrl.files import replacing
 from globediff_torchrl.random_streams import preserve_rng
 from globediff_torchrl.state_models.base import StateModel
@@ -90,8 +90,11 @@ def fit(
     given = {"steps": steps, "batch_size": batch_size, "lr": lr}
     defaults = model.fit_defaults()
     steps, batch_size, lr = (defaults[name] if value is None else value for name, value in given.items())
-    for name, value in (("steps", steps), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
-        check_count(f"{name} of fit", value, "leave it away for the default")
+    counts = (("steps", steps), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every))
+    steps, batch_size, checkpoint_every = (
+        check_count(f"{name} of fit", value, "leave it away for the default") for name, value in counts
+    )
+    seed = plain(seed)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UserError(f"fit expects a whole number as seed, got {seed!r}: leave it away for 0.")
     if fitter is not None:
@@ -189,6 +192,8 @@ class _Run:
     def resume_or_start(self, checkpoint: str | Path | None) -> None:
         """Load the checkpoint if there is one; else take the statistics of the data."""
         if checkpoint is not None:
+            if Path(checkpoint).is_dir():  # now, and not when the first steps are done
+                raise UserError(f"fit expects a file as checkpoint, got the folder {checkpoint}: {checkpoint}/fit.pt.")
             arguments = {"steps": self.steps, "batch_size": self.batch_size, "lr": self.lr, "seed": self.seed}
             self.plan = make_plan(self.fitter, self.pairs, self.validation, **arguments)
         if checkpoint is None or not Path(checkpoint).is_file():

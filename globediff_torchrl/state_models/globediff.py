@@ -10,6 +10,7 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import MLP
 
 from globediff_torchrl import keys
+from globediff_torchrl.errors import plain
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.calibration import last_step_spread, residual_variance
 from globediff_torchrl.state_models.latent import LatentPosterior
@@ -138,6 +139,7 @@ class GlobeDiff(StateModel):
         blend_key: NestedKey | None = None,
     ):
         given = {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
+        num_samples, clip = plain(num_samples), plain(clip)
         super().__init__(
             aux_dim, state_dim, infer_per=infer_per, aux_key=aux_key, state_key=state_key, inferred_key=inferred_key
         )
@@ -147,7 +149,7 @@ class GlobeDiff(StateModel):
             token_index = token_index.tolist()
         self.preset, self.beta_kl = preset, settings["beta_kl"]
         self.levels, self.dims = settings["levels"], settings["dims"]
-        self.num_samples, self.sample, self.deterministic, self.noise = num_samples, sample, deterministic, noise
+        self._num_samples, self.sample, self.deterministic, self.noise = num_samples, sample, deterministic, noise
         self.latent_dim, self.latent_prior = settings["latent_dim"], latent_prior
         self.latent_key = key_beside(self.inferred_key, latent_key, keys.LATENT)
         self.hypotheses_key = key_beside(self.inferred_key, hypotheses_key, keys.HYPOTHESES)
@@ -184,6 +186,11 @@ class GlobeDiff(StateModel):
         z_size = d_z if self.prior is None else self.prior.noise_size
         self.noise_sizes = [d_s, z_size, d_s if self.final_noise else 0, self.sampler.noisy_steps * d_s]
         self.repeatable = RepeatableNoise(self.num_samples, d_x, sum(self.noise_sizes))
+
+    @property
+    def num_samples(self) -> int:
+        """S; of another one ``with_arguments(num_samples=...)`` makes a model, as the noise is laid out for S."""
+        return self._num_samples
 
     def _set_out_keys(self) -> None:
         self.out_keys = [self.inferred_key]

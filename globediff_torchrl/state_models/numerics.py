@@ -8,7 +8,7 @@ from tensordict import NestedKey
 from torch import Tensor
 from torch.nn import functional as F
 
-from globediff_torchrl.errors import UserError
+from globediff_torchrl.errors import UserError, plain
 
 CONSTANT = 1e-6  # a spread below this share of the magnitude is rounding, not information
 
@@ -27,6 +27,7 @@ def check_finite(key: NestedKey, value: Tensor) -> None:
 
 def check_number(name: str, value: Any, positive: bool = False) -> None:
     """Raise a UserError for what is no finite number of 0 or more (above 0 where ``positive``)."""
+    value = plain(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or value < 0 or (positive and value == 0):
         bound = "above 0" if positive else ">= 0"

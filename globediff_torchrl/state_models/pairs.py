@@ -109,7 +109,9 @@ def pairs_of(model: StateModel, data: TensorDictBase | Pairs) -> Pairs:
     """
     if hasattr(data, "draw"):
         return data
-    if not is_tensor_collection(data) and not isinstance(data, dict):  # of a dict one can say what is missing
+    if isinstance(data, dict):
+        data = TensorDict(data, [])
+    if not is_tensor_collection(data):
         raise UserError(
             f"fit expects its data as a TensorDict with {model.aux_key!r} and {model.state_key!r}, or as Pairs, got a "
             f"{type(data).__name__}: of a replay buffer pass buffer[:], of several rollouts torch.cat(rollouts)."

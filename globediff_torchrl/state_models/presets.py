@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from globediff_torchrl.errors import UserError, check_count, unknown
+from globediff_torchrl.errors import UserError, check_count, plain, unknown
 from globediff_torchrl.state_models.denoisers import MLPS
 from globediff_torchrl.state_models.numerics import check_number
 
@@ -82,7 +82,7 @@ def with_preset(presets: dict[str, dict], preset: str, given: dict[str, Any]) ->
     """
     if preset not in presets:
         raise unknown("preset", preset, presets)
-    return {**presets[preset], **{name: value for name, value in given.items() if value is not None}}
+    return {**presets[preset], **{name: plain(value) for name, value in given.items() if value is not None}}
 
 
 def by_steps(diffusion_steps: int) -> dict[str, Any]:

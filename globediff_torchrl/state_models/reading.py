@@ -47,6 +47,20 @@ def unlocked(tensordict: TensorDictBase) -> TensorDictBase:
     return tensordict.copy() if tensordict.is_locked else tensordict
 
 
+def check_agent_dim(model: StateModel, tensordict: TensorDictBase, aux_key: NestedKey, x: Tensor) -> None:
+    """Raises a UserError for an x ``[*B, d_x]``; the last dim of ``B`` would be read as the agents.
+
+    Where each agent infers for itself that is what it may be: a batch ``[N, n]``.
+    """
+    dims = tensordict.batch_dims if model.infer_per == "team" and isinstance(tensordict, TensorDictBase) else 0
+    if x.ndim < max(dims, 0) + 2:
+        raise UserError(
+            f"{aux_key!r} expects shape [*B, n, {model.aux_dim}], with a dim for the agents behind the batch, got "
+            f"{list(x.shape)}{f' in a batch of {list(tensordict.batch_size)}' if dims else ''}: for one x a step take "
+            "x.unsqueeze(-2)."
+        )
+
+
 def read_pairs(
     model: StateModel,
     tensordict: TensorDictBase,
@@ -80,8 +94,7 @@ def read_pairs(
                 f"{asker} expects {key!r} in the data, which hold {names(tensordict)}: set the model's keys."
             )
         model.check_dim(key, value, dim)
-    if x.ndim < 2:
-        raise UserError(f"{aux_key!r} expects shape [*B, n, {model.aux_dim}], got {list(x.shape)}: agent dim?")
+    check_agent_dim(model, tensordict, aux_key, x)
     mask = tensordict.get(mask_key, None) if masked else None
     if mask is not None:
         mask = mask.bool().squeeze(-1) if mask.ndim == x.ndim else mask.bool()

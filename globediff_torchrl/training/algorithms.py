@@ -54,8 +54,9 @@ class Team:
     policy: TensorDictModuleBase
 
 
-def env_from_config(config: DictConfig, num_envs: int | None = None, seed: int | None = None) -> EnvBase:
-    """The environment of a configuration; ``num_envs`` and ``seed`` for another copy of it."""
+def env_from_config(config: DictConfig, num_envs: int | None = None, seed: int | None = None, **others: Any) -> EnvBase:
+    """The environment of a configuration; ``num_envs`` and ``seed`` for another copy of it, ``others`` for another one:
+    arguments of ``make_env`` in place of the configuration's."""
     entries = as_dict(config.env)
     family, scenario, extra = (entries.pop(name) for name in ("family", "scenario", "kwargs"))
     entries.pop("map", None)  # what SMAX and SMAC call their scenario
@@ -64,7 +65,7 @@ def env_from_config(config: DictConfig, num_envs: int | None = None, seed: int |
     if config.algorithm.aux != "default":
         entries["aux"] = config.algorithm.aux
     seed = config.seed if seed is None else seed
-    return make_env(f"{family}/{scenario}", seed=seed, device=config.device, **{**(extra or {}), **entries})
+    return make_env(f"{family}/{scenario}", seed=seed, device=config.device, **{**(extra or {}), **entries, **others})
 
 
 def _known(training: DictConfig, section: str, function: Callable) -> dict[str, Any]:

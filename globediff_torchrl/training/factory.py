@@ -81,7 +81,8 @@ def make_trainer(
     chosen = [*(f"{name}={value}" for name, value in arguments.items() if value is not None), *overrides]
     config = configuration.compose(family, chosen)
     # not as overrides, where =, commas, brackets and ${} have a meaning
-    paths = {name: str(path) for name, path in (("output", output), ("resume", resume)) if path is not None}
+    given = {name: path for name, path in (("output", output), ("resume", resume)) if path is not None}
+    paths = {name: str(Path(path).expanduser()) for name, path in given.items()}
     config.update({name: configuration.literal(path) for name, path in paths.items()})
     return trainer_from_config(config, [*chosen, *paths])
 

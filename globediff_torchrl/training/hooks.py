@@ -16,7 +16,7 @@ from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TrainerHookBase
 
 from globediff_torchrl.envs.processes.crashed import episode_ends
-from globediff_torchrl.errors import TrainingError
+from globediff_torchrl.errors import TrainingError, UserError
 from globediff_torchrl.policies.networks import running_norms, update_input_statistics
 from globediff_torchrl.state_models import Fitter
 from globediff_torchrl.tables import write_rows
@@ -249,8 +249,14 @@ class Table(TrainerHookBase):
 
     def add(self, scalars: dict[str, Any]) -> None:
         for name, value in scalars.items():
-            if not isinstance(value, torch.Tensor) or value.numel() == 1:
+            try:
                 self.current[name] = float(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                kind = f"a tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+                raise UserError(
+                    f"a hook logs {name}, expected one number, got {kind}: log each by a name of its own, such as "
+                    f"{name}_0 and {name}_1."
+                ) from error
 
     def end_row(self) -> None:
         row = {"frames": float(self.trainer.collected_frames), **self.current}

@@ -35,6 +35,11 @@ def _import(name: str, here: str) -> None:
     try:
         importlib.import_module(name)
     except Exception as error:  # anything may go wrong in it
+        if isinstance(error, ModuleNotFoundError) and name.endswith(".py"):
+            raise UserError(
+                f"imports names {name!r}, expected a module's name, as import takes it: write "
+                f"{name.removesuffix('.py').replace('/', '.')}."
+            ) from error
         if isinstance(error, ModuleNotFoundError) and error.name == name:
             raise UserError(
                 f"imports names {name!r}, but there is no such module; expected {name.replace('.', '/')}.py in the "

@@ -64,6 +64,8 @@ class OfflineData:
             with one_at_a_time(self.path, f"Waiting for the offline pairs that another run collects in {self.path}."):
                 data = load_dataset(self.path, self.expected)
                 if data is None:
+                    # where pretrain.dataset names it, an empty folder may be a misprint
+                    tqdm.write(f"Collecting {self.frames:,} offline pairs in {self.path}.")
                     return self._collect()
         tqdm.write(f"Taking the {len(data):,} offline pairs that are in {self.path}; none are collected.")
         return data

@@ -22,7 +22,7 @@ from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.checkpoint import newest_policy
 from globediff_torchrl.training.imports import import_modules
 from globediff_torchrl.training.resume import load_run
-from globediff_torchrl.training.run_files import CHECKPOINTS, CONFIG, CURVE, SUMMARY, TABLE, WEIGHTS
+from globediff_torchrl.training.run_files import CHECKPOINTS, CONFIG, CURVE, PREVIOUS, SUMMARY, TABLE, WEIGHTS
 from globediff_torchrl.training.video import write_video
 
 if TYPE_CHECKING:
@@ -109,7 +109,11 @@ def _say(results: dict[str, Any], output: Path) -> None:
 
 
 def load_policy(
-    run: str | Path, num_envs: int | None = None, seed: int = 0, device: torch.device | str | None = None
+    run: str | Path,
+    num_envs: int | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    **env_arguments: Any,
 ) -> tuple[EnvBase, TensorDictModuleBase]:
     """The environment and the trained policy of a run, from its ``config.yaml`` and ``policy.safetensors``.
 
@@ -121,6 +125,8 @@ def load_policy(
         num_envs: environments to simulate; by default 32, and one where each takes a StarCraft II of its own.
         seed: of the environments.
         device: of environment and policy; by default the run's own.
+        env_arguments: those of ``make_env`` and of the scenario in place of the run's own, for the same policy under
+            other conditions: ``max_steps=200``, or on SMAX ``sight_range=6.0``.
 
     Raises:
         UserError: the folder holds no run or no weights, its weights do not fit its configuration, its device is not
@@ -138,16 +144,34 @@ def load_policy(
     device = check_device(config.device)
     path, weights = _weights(run, device)
     num_envs = default_num_envs(config.env.family) if num_envs is None else num_envs
-    env = env_from_config(config, num_envs=num_envs, seed=seed)
+    env = env_from_config(config, num_envs=num_envs, seed=seed, **env_arguments)
     policy = make_team(config, env).policy
-    _set_weights(policy, run, path, weights)
+    _set_weights(policy, run, path, weights, env_arguments)
     return env, policy.requires_grad_(False).eval()
 
 
-def _set_weights(policy: TensorDictModuleBase, run: Path, path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+def _earlier(run: Path) -> str:
+    """Where the newest run is that was put aside when this one was made."""
+    numbers = [int(path.name) for path in (run / PREVIOUS).glob("*") if path.name.isdecimal()]
+    return f"; the run before it is in {run / PREVIOUS / str(max(numbers))}" if numbers else ""
+
+
+def _set_weights(
+    policy: TensorDictModuleBase,
+    run: Path,
+    path: Path,
+    weights: Mapping[str, torch.Tensor],
+    env_arguments: Mapping[str, Any] | None = None,
+) -> None:
     try:
         policy.load_state_dict(weights)
     except RuntimeError as error:
+        if env_arguments:
+            reason = " ".join(str(error).split()[:30])
+            raise UserError(
+                f"{path} does not fit an environment with {dict(env_arguments)}, expected one of which the policy "
+                f"reads as many numbers as in its training: {reason}. Leave away what changes sizes."
+            ) from error
         raise UserError(
             f"{path} does not fit {run / CONFIG}: {str(error).splitlines()[0]} Was either edited, or the run "
             "made by another version of this package, whose presets had other sizes? Then load it with that version."
@@ -162,7 +186,7 @@ def _weights(run: Path, device: torch.device) -> tuple[Path, Mapping[str, torch.
     if found is None:
         raise UserError(
             f"{run} has no {WEIGHTS} and no whole checkpoint; expected a run that has ended or come as far as its "
-            f"first checkpoint: resume={run} goes on with it."
+            f"first checkpoint: resume={run} goes on with it{_earlier(run)}."
         )
     tqdm.write(f"{run} has no {WEIGHTS} yet: the policy is that of {found[0].name}.")
     return found

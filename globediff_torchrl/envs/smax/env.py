@@ -160,7 +160,7 @@ class SmaxEnv(LegalRandomActions, EnvBase):
         self._keys, self._battle = self.battles.from_tensors(tensors)
 
     def _set_seed(self, seed: int | None) -> None:
-        check_seed(seed)
+        seed = check_seed(seed)
         if seed is None:
             seed = int(torch.randint(2**31 - 1, ()))
         self._keys = self.battles.seed(seed)

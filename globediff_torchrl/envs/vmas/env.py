@@ -124,7 +124,13 @@ class StateVmasEnv(VmasEnv):
             actions = actions.unsqueeze(-1)
         with vmas_stream():
             for agent, action in zip(env.agents, actions.unbind(1)):
-                env._set_action(action, agent)
+                try:
+                    env._set_action(action, agent)
+                except AssertionError as error:  # VMAS's own, of a value or of a size
+                    raise UserError(
+                        f"VMAS refuses the policy's actions ({error}); expected those of the action spec: take a "
+                        "distribution that is bounded by it, as make_actor does, or make_env(..., clamp_actions=True)."
+                    ) from error
             for agent in world.agents:
                 scenario.env_process_action(agent)
             scenario.pre_step()
