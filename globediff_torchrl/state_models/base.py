@@ -1,4 +1,4 @@
-"""What all state models share: the keys, the standardisation, the reading of x, and saving to disk."""
+"""What all state models share: the keys, the reading of x, what a fit asks of them, and saving to disk."""
 
 import inspect
 from pathlib import Path
@@ -6,12 +6,11 @@ from typing import Any, Self
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.objectives import LossModule
 
 from globediff_torchrl import keys
-from globediff_torchrl.errors import UserError, check_count, unknown
+from globediff_torchrl.errors import UserError, unknown
 from globediff_torchrl.state_models.files import (
     constructor_arguments,
     read_config,
@@ -19,16 +18,16 @@ from globediff_torchrl.state_models.files import (
     with_overrides,
     write_model,
 )
-from globediff_torchrl.state_models.numerics import check_finite, statistics
 from globediff_torchrl.state_models.presets import FIT, OTHER_STEPS
 from globediff_torchrl.state_models.reading import as_key, check_agent_dim, mask_beside, names, read_pairs
+from globediff_torchrl.state_models.standardised import Standardised
 from globediff_torchrl.task import ONE_COPY, task_of
 
 INFER_PER = ("agent", "team")
 COMMON = ("infer_per", "aux_key", "state_key", "inferred_key")  # arguments that no weight depends on
 
 
-class StateModel(TensorDictModuleBase):
+class StateModel(Standardised):
     """A module that reads ``("agents", "aux_observation")`` and writes ``("agents", "inferred_state")``.
 
     Holds the statistics that standardise x and s, as buffers: ``aux_mean``, ``aux_scale`` ``[d_x]``; ``state_mean``,
@@ -59,68 +58,18 @@ class StateModel(TensorDictModuleBase):
         state_key: NestedKey = keys.STATE,
         inferred_key: NestedKey = keys.INFERRED_STATE,
     ):
-        super().__init__()
-        aux_dim, state_dim = (
-            check_count(f"{name} of {type(self).__name__}", size, "see the env's specs")
-            for name, size in (("aux_dim", aux_dim), ("state_dim", state_dim))
-        )
+        super().__init__(aux_dim, state_dim, aux_key, state_key)
         if infer_per not in INFER_PER:
             raise unknown("infer_per", infer_per, INFER_PER)
-        self.aux_dim, self.state_dim, self.infer_per = aux_dim, state_dim, infer_per
-        self.aux_key, self.state_key, self.inferred_key = as_key(aux_key), as_key(state_key), as_key(inferred_key)
+        self.infer_per, self.inferred_key = infer_per, as_key(inferred_key)
         self.in_keys = [self.aux_key]
         self.out_keys = [self.inferred_key]
         self.config: dict[str, Any] = {}
-        for name, size, value in (
-            ("aux_mean", aux_dim, 0.0),
-            ("aux_scale", aux_dim, 1.0),
-            ("state_mean", state_dim, 0.0),
-            ("state_scale", state_dim, 1.0),
-            ("state_spread", state_dim, 1.0),
-        ):
-            self.register_buffer(name, torch.full((size,), value))
 
     @property
     def mask_key(self) -> NestedKey:
         """Where it stands who counts in training: in x's group; of an x at the root ``("agents", "active_mask")``."""
         return mask_beside(self.aux_key)
-
-    # ------------------------------------------------------------------------------------------- standardisation
-    @torch.no_grad()
-    def set_statistics(self, x: Tensor, s: Tensor) -> None:
-        """Take mean and spread of x ``[..., d_x]`` and s ``[..., d_s]`` from data.
-
-        Raises:
-            UserError: a wrong last dim, or values that are not finite.
-        """
-        x, s = x.reshape(-1, x.shape[-1]), s.reshape(-1, s.shape[-1])
-        self.check_dim(self.aux_key, x, self.aux_dim)
-        self.check_dim(self.state_key, s, self.state_dim)
-        self.check_pairs(x, s)
-        mean, scale, _ = statistics(x)
-        self.aux_mean.copy_(mean)
-        self.aux_scale.copy_(scale)
-        mean, scale, constant = statistics(s)
-        self.state_mean.copy_(mean)
-        self.state_scale.copy_(scale)
-        self.state_spread.copy_(scale.masked_fill(constant, 0.0))
-
-    def check_pairs(self, x: Tensor, s: Tensor) -> None:
-        """Raise a UserError for pairs with NaN or infinite values: what is measured of them would be NaN, and stay."""
-        for key, value in ((self.aux_key, x), (self.state_key, s)):
-            check_finite(key, value)
-
-    def normalise_aux(self, x: Tensor) -> Tensor:
-        """x in units of its spread, ``[..., d_x]``."""
-        return (x - self.aux_mean) / self.aux_scale
-
-    def normalise_state(self, s: Tensor) -> Tensor:
-        """s in units of its spread, ``[..., d_s]``."""
-        return (s - self.state_mean) / self.state_scale
-
-    def restore_state(self, s: Tensor) -> Tensor:
-        """Undo :meth:`normalise_state`; constant dims come back exactly."""
-        return torch.addcmul(self.state_mean, s, self.state_spread)
 
     # ------------------------------------------------------------------------------------------------ tensordicts
     def read_aux(self, tensordict: TensorDictBase) -> tuple[Tensor, torch.Size, int]:
@@ -178,20 +127,6 @@ class StateModel(TensorDictModuleBase):
         # kept as rows: the noise that a living one is given does not depend on who is dead
         dead = ~mask.reshape(-1, 1)
         return x.masked_fill(dead, 0.0), s.masked_fill(dead, 0.0), mask.reshape(-1).float()
-
-    def check_dim(self, key: NestedKey, value: Tensor, expected: int) -> None:
-        """Raise a UserError for a tensor of another last dim or dtype."""
-        if value.shape[-1:] != (expected,):
-            raise UserError(
-                f"{type(self).__name__} expects {key!r} with last dim {expected} (from the env's spec), got "
-                f"{value.shape[-1] if value.ndim else 'a scalar'}: was the model built with aux=joint and run with "
-                "aux=history, or for another env?"
-            )
-        if not value.is_floating_point():
-            raise UserError(f"{type(self).__name__} expects {key!r} as floats, got {value.dtype}: use .float().")
-        ours = self.state_mean.dtype
-        if torch.promote_types(value.dtype, ours) != ours:
-            raise UserError(f"{type(self).__name__} expects {key!r} in {ours}, got {value.dtype}: use .to({ours}).")
 
     # ------------------------------------------------------------------------- what `fit` asks of every state model
     def make_loss(self) -> LossModule | None:
