@@ -20,6 +20,7 @@ from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from globediff_torchrl import UserError
 from globediff_torchrl.files import FULL, allocate, disk_trouble, replacing
 from globediff_torchrl.training.checkpoint import FilledRows
+from globediff_torchrl.training.rows import RowStorage
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERY = ["checkpoint.every_frames=80", "checkpoint.keep_last=2"]
@@ -123,6 +124,22 @@ def test_a_replay_buffer_comes_back_row_by_row_and_goes_on_at_the_same_place(row
     for buffer in (one, two):
         buffer.extend(data(100, 103))
     assert len(one) == len(two) and torch.equal(one[:]["a", "x"], two[:]["a", "x"])
+
+
+@pytest.mark.parametrize("rows", [7, 10, 23])  # of a capacity of 10
+@pytest.mark.parametrize("capacity", [5, 16])
+def test_a_replay_buffer_of_another_capacity_gets_the_newest_rows_by_age(rows, capacity):
+    def data(start, stop):
+        return TensorDict({"a": torch.arange(float(start), stop)}, [stop - start])
+
+    one, two = (TensorDictReplayBuffer(storage=RowStorage(size)) for size in (10, capacity))
+    for start in range(0, rows, 4):
+        one.extend(data(start, min(start + 4, rows)))
+    FilledRows(two).load_state_dict(FilledRows(one).state_dict())
+    ages = list(range(max(rows - 10, 0), rows))[-capacity:]
+    assert two[:]["a"].tolist() == ages
+    two.extend(data(100, 103))
+    assert sorted(two[:]["a"].tolist()) == [*ages, 100, 101, 102][-capacity:]
 
 
 def test_the_curve_of_the_pretraining_is_kept_with_the_loss_on_pairs_that_were_held_out(fast_trainer, tmp_path):

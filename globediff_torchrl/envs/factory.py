@@ -59,9 +59,10 @@ def make_env(
             by default the preset's, for VMAS's stock scenarios none, in SMAX and SMAC each enemy's health, shield and
             type; None hides nothing.
         history: m of Eq. 1, how many earlier frames.
-        seed: of the simulator; None leaves VMAS's random stream as it is. Copies in other processes (ParallelEnv) that
-            are made with one seed play the same episodes: give each its own, or call ``set_seed`` on the whole.
-        device: of the simulator.
+        seed: of the simulator; None goes on with the random stream that is there. Copies in other processes
+            (ParallelEnv) that are made with one seed play the same episodes: give each its own, or call ``set_seed`` on
+            the whole.
+        device: of the tensors, and of VMAS's simulator; battles are played on the CPU.
         max_steps: time limit; ends an episode as ``truncated``. By default the preset's, for VMAS's stock scenarios
             100, in SMAX 101, in SMAC the map's; None for no limit.
         kwargs: of the family. VMAS: ``continuous_actions`` (True; otherwise categorical ones), and keyword arguments

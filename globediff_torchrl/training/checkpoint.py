@@ -96,7 +96,8 @@ class NewEpisodes:
 class FilledRows:
     """The rows of a replay buffer that have been written, each in its place, and where the next ones go.
 
-    The buffer's own ``dump`` writes its whole capacity.
+    The buffer's own ``dump`` writes its whole capacity. A buffer of another capacity gets the newest that it can hold,
+    by age: their places are no longer those of the old one.
     """
 
     def __init__(self, buffer: ReplayBuffer) -> None:
@@ -105,13 +106,18 @@ class FilledRows:
     def state_dict(self) -> dict[str, Any]:
         filled = len(self.buffer)
         rows = self.buffer.storage[:filled].clone().to_dict() if filled else {}
-        return {"filled": filled, "rows": rows, "writer": self.buffer.writer.state_dict()}
+        writer, capacity = self.buffer.writer.state_dict(), self.buffer.storage.max_size
+        return {"filled": filled, "rows": rows, "writer": writer, "capacity": capacity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        filled, writer, capacity = state_dict["filled"], state_dict["writer"], self.buffer.storage.max_size
+        same = state_dict.get("capacity", capacity) == capacity  # older checkpoints do not say
         self.buffer.empty()
-        if state_dict["filled"]:
-            self.buffer.extend(TensorDict.from_dict(state_dict["rows"], batch_size=[state_dict["filled"]]))
-        self.buffer.writer.load_state_dict(state_dict["writer"])
+        if filled:
+            rows = TensorDict.from_dict(state_dict["rows"], batch_size=[filled])
+            self.buffer.extend(rows if same else rows[torch.arange(filled).roll(-writer["_cursor"])[-capacity:]])
+        if same:
+            self.buffer.writer.load_state_dict(writer)
 
 
 class TorchFiles(StateDictCheckpointAdapter):

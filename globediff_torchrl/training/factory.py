@@ -40,6 +40,9 @@ def make_trainer(
 ) -> MAPPOTrainer:
     """The trainer that ``python benchmarks/<family>.py`` runs, for a script of one's own.
 
+    Sets torch's threads (the entry ``threads``, 1) and torch's seed in this process; ``train()`` ends at a SIGINT or
+    SIGTERM behind the iteration. An earlier run in the folder ``output`` is moved into its ``previous/``, here and now.
+
     Args:
         env: ``"<family>/<scenario>"``, see :func:`~globediff_torchrl.envs.available_envs`; by default ``"vmas/hunt"``,
             or that of the run to resume.

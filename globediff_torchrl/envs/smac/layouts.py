@@ -54,7 +54,7 @@ def observation_layout(names: Sequence[str]) -> FeatureLayout:
 
 
 def state_layout(names: Sequence[str]) -> FeatureLayout:
-    """The world: the allies, the enemies, the allies' last actions; all zero for the dead.
+    """The world: the allies, the enemies, the allies' last actions; zero for the dead, whose last action is the no-op.
 
     Args:
         names: smacv2's ``get_state_feature_names()``.
