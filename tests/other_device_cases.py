@@ -102,6 +102,26 @@ def smax() -> None:
     assert devices(env.rollout(3, first_legal).values(True, True)) == {other_device.NAME}
 
 
+def memory() -> None:
+    """What a recurrent critic carries on, read back from a checkpoint, which comes to the CPU."""
+    from types import SimpleNamespace
+
+    from globediff_torchrl import make_critic, make_env
+    from globediff_torchrl.training.recurrent import RecurrentAdvantages
+
+    env = make_env("vmas/hunt", num_envs=2, seed=0, device=other_device.NAME)
+    critic = make_critic(env, recurrent="gru")
+    advantages = RecurrentAdvantages(SimpleNamespace(critic_network=critic))
+    batch = env.rollout(3)
+    advantages._set_first(batch, 1)
+    carried = torch.ones_like(batch[critic.hidden_key][:, 0])
+    advantages.load_state_dict({"hidden": carried.cpu()})
+    batch["step_count"] = batch["step_count"] + 5  # the batch goes on with an episode
+    advantages._set_first(batch, 1)
+    assert devices([batch[critic.hidden_key]]) == {other_device.NAME}
+    assert (batch[critic.hidden_key] == 1).all()
+
+
 def guarded() -> None:
     """A guarded environment that has begun on the CPU, moved: what it takes and gives is there, after a crash too."""
     from scripted_env import guarded as make_guarded

@@ -40,6 +40,17 @@ def test_the_generators_of_cuda_are_given_back_also_after_an_error(cuda):
     assert torch.equal(cuda.get_state(), before)
 
 
+def test_a_world_that_draws_in_its_observations_leaves_torchs_stream_alone():
+    """Or the training would draw other actions behind the making of an environment to evaluate on."""
+    before = torch.get_rng_state()
+    with preserve_vmas_rng():
+        env = make_env("vmas/line_trajectory", num_envs=2, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    agent = env.base_env.agents[0]
+    env.base_env.scenario.observation(agent)
+    assert not torch.equal(torch.get_rng_state(), before), "it draws nothing: the test is of no use"
+
+
 @pytest.mark.parametrize("measure", [lambda trainer: make_evaluator(trainer)(False), write_video])
 def test_a_trainings_evaluations_leave_the_cuda_stream_of_the_training_alone(cuda, fast_trainer, measure):
     trainer = fast_trainer("mappo", iterations=1)

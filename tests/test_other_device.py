@@ -10,7 +10,7 @@ import pytest
 CASES = Path(__file__).with_name("other_device_cases.py")
 
 
-@pytest.mark.parametrize("case", ["state_models", "modules", "training", "smax", "guarded"])
+@pytest.mark.parametrize("case", ["state_models", "modules", "training", "memory", "smax", "guarded"])
 def test_all_of_it_works_on_a_device_beside_the_cpu(case, tmp_path):
     if case == "smax":
         pytest.importorskip("jaxmarl")

@@ -17,7 +17,7 @@ from process_watch import wait_until
 from small_batches import batch_of
 
 from globediff_torchrl import UserError, files, make_env
-from globediff_torchrl.envs.vmas import PRESETS, scenarios
+from globediff_torchrl.envs.vmas import PRESETS, Preset, scenarios
 from globediff_torchrl.envs.vmas.fingerprint import fingerprint
 from globediff_torchrl.training.assembly import simulator_arguments
 from globediff_torchrl.training.config import compose
@@ -272,6 +272,16 @@ def test_a_fingerprint_changes_with_what_a_scenario_does_and_not_with_comments(m
 def test_the_arguments_of_a_preset_of_ones_own_are_in_its_fingerprint():
     one, again, other = (fingerprint(Moved, {"radius": radius, "box": object()}) for radius in (0.1, 0.1, 0.2))
     assert one == again != other  # of an object its type counts, not where it lies in memory
+
+
+@pytest.mark.parametrize("scenario", [scenarios.Hunt, "balance"])
+def test_so_are_those_of_a_preset_of_ones_own_for_a_scenario_that_is_there(monkeypatch, scenario):
+    name = {"hunt": "box", "balance": "n_agents"}["balance" if scenario == "balance" else "hunt"]
+    codes = []
+    for value in (2, 3):
+        monkeypatch.setitem(PRESETS, "mine", Preset(scenario, "joint", 50, "", kwargs={name: value}))
+        codes.append(make_env("vmas/mine", num_envs=1).task.code)
+    assert None not in codes and codes[0] != codes[1]
 
 
 def test_the_lock_goes_also_where_no_open_file_can_be_removed(tmp_path, monkeypatch):

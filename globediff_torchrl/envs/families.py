@@ -20,7 +20,7 @@ from globediff_torchrl.envs.smac import maps as smac_maps
 from globediff_torchrl.envs.smac.layouts import hidden_by_default
 from globediff_torchrl.envs.smax import SmaxEnv
 from globediff_torchrl.envs.smax import layouts as smax_layouts
-from globediff_torchrl.envs.vmas import PRESETS, Preset, StateVmasEnv
+from globediff_torchrl.envs.vmas import PRESETS, SHIPPED, Preset, StateVmasEnv
 from globediff_torchrl.envs.vmas.fingerprint import fingerprint
 from globediff_torchrl.errors import UserError, unknown
 
@@ -105,7 +105,9 @@ def _vmas_base(
     limit = preset.max_steps if max_steps == "default" else max_steps
     kind = type(env.scenario)
     ends_early = kind.done is not BaseScenario.done
-    return Base(env, preset.aux, preset.hide, limit, preset.description, ends_early, fingerprint(kind, preset.kwargs))
+    # what the package's own presets say changes with its version alone
+    code = fingerprint(kind, {} if preset in SHIPPED else preset.kwargs)
+    return Base(env, preset.aux, preset.hide, limit, preset.description, ends_early, code)
 
 
 def _smax_base(short: str, max_steps: int | str | None, **kwargs) -> Base:

@@ -117,7 +117,9 @@ class RecurrentAdvantages(Advantages):
         """The carried hidden state, zero where the batch begins with an episode, at each step (the first is read)."""
         agents = () if isinstance(self.critic.hidden_key, str) else batch.get(keys.AGENTS).shape[-1:]
         shape = (*batch.shape[:time], *agents, self.critic.memory.size)
-        hidden = batch.get(keys.STATE).new_zeros(shape) if self.hidden is None else self.hidden
+        state = batch.get(keys.STATE)
+        # a checkpoint is read to the CPU, whatever the device
+        hidden = state.new_zeros(shape) if self.hidden is None else self.hidden.to(state.device)
         starts = episode_starts(batch, hidden.ndim + 1).select(time, 0)
         hidden = hidden.masked_fill(starts, 0.0).unsqueeze(time)
         batch.set(self.critic.hidden_key, hidden.expand(*batch.shape, *shape[time:]))

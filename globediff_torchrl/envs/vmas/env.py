@@ -43,6 +43,10 @@ class StateVmasEnv(VmasEnv):
         super().__init__(scenario=scenario, **kwargs)
 
     def _make_specs(self, env: Environment) -> None:
+        with vmas_stream():  # an observation may draw: a new environment leaves torch's own stream alone
+            self._read_sizes(env)
+
+    def _read_sizes(self, env: Environment) -> None:
         self.agent_names = [agent.name for agent in self.agents]
         self.agent_names_to_indices_map = {name: i for i, name in enumerate(self.agent_names)}
         self.group_map = {AGENTS: self.agent_names}

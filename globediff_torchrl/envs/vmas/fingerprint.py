@@ -17,11 +17,12 @@ PINNED = ("globediff_torchrl", "vmas")  # what their classes use changes with th
 
 
 def fingerprint(kind: type[BaseScenario], kwargs: dict[str, Any]) -> str | None:
-    """A short hash of the statements of a scenario and of what it inherits; None where there is no source.
+    """A short hash of the statements of a scenario and of what it inherits; None where there is nothing to hash.
 
-    Of a class that is none of this package's or VMAS's own also of ``kwargs``, its preset's arguments, and of the
-    functions, classes and constants of its file that it uses; not of what that file imports. Comments, docstrings and
-    line breaks change no world, and leave it as it is. A console has no source.
+    Also of ``kwargs``, the arguments of a preset of one's own, and of a class that is none of this package's or VMAS's
+    own of the functions, classes and constants of its file that it uses; not of what that file imports. Comments,
+    docstrings and line breaks change no world, and leave it as it is. A console and VMAS's stock scenarios have no
+    source.
     """
     classes = kind.__mro__[: kind.__mro__.index(BaseScenario)]
     try:
@@ -30,10 +31,11 @@ def fingerprint(kind: type[BaseScenario], kwargs: dict[str, Any]) -> str | None:
         for one, tree in zip(classes, trees):
             if one.__module__.partition(".")[0] not in PINNED:
                 parts += [_statements(node) for node in _used(tree, one.__module__)]
-                parts.append(json.dumps(kwargs, sort_keys=True, default=lambda value: type(value).__qualname__))
     except (OSError, TypeError, SyntaxError):
-        return None
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        parts = []
+    if kwargs:
+        parts.append(json.dumps(kwargs, sort_keys=True, default=lambda value: type(value).__qualname__))
+    return None if not parts else hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _used(tree: ast.AST, module: str) -> Iterator[ast.AST]:

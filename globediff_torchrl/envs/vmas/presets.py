@@ -103,3 +103,4 @@ PRESETS: dict[str, Preset] = {
         description="balance, where one agent senses the package, one the line, one the goal",
     ),
 }
+SHIPPED = tuple(PRESETS.values())  # without those that a program adds
