@@ -167,7 +167,7 @@ def test_a_wrong_x_is_refused_with_what_was_expected_and_what_came():
         model(TensorDict({"state": torch.randn(2, S)}, [2]))
     with pytest.raises(UserError, match="floats"):
         model(TensorDict({AUX: torch.zeros(2, 3, X, dtype=torch.long)}, [2]))
-    with pytest.raises(UserError, match="agent dim"):
+    with pytest.raises(UserError, match="a dim for the agents"):
         model(TensorDict({AUX: torch.randn(X)}, []))
 
 
