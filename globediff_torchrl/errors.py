@@ -50,6 +50,11 @@ def ends_program() -> Iterator[None]:
         sys.exit(2)
 
 
+def kind_of(value: Any) -> str:
+    """What a value is that was given for a name, for error messages."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of {type(value).__name__}"
+
+
 def check_device(name: Any) -> torch.device:
     """The device of that name.
 

@@ -22,7 +22,7 @@ from globediff_torchrl.envs.smax import SmaxEnv
 from globediff_torchrl.envs.smax import layouts as smax_layouts
 from globediff_torchrl.envs.vmas import PRESETS, SHIPPED, Preset, StateVmasEnv
 from globediff_torchrl.envs.vmas.fingerprint import fingerprint
-from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.errors import UserError, kind_of, unknown
 
 STOCK_MAX_STEPS = 100
 RESTART_EVERY = 500  # episodes after which a StarCraft II is replaced, as it leaks memory
@@ -52,9 +52,8 @@ def check_name(name: str) -> None:
         UserError: the message lists the known ones.
     """
     if not isinstance(name, str):
-        kind = f"the class {name.__name__}" if isinstance(name, type) else f"an object of {type(name).__name__}"
         raise UserError(
-            f"an environment is expected by its name '<family>/<scenario>', e.g. 'vmas/hunt', got {kind}: "
+            f"an environment is expected by its name '<family>/<scenario>', e.g. 'vmas/hunt', got {kind_of(name)}: "
             "docs/extending.md gives a scenario of your own a name; wrap_env takes an environment that is there."
         )
     family, _, short = name.partition("/")

@@ -53,7 +53,7 @@ def check_agent_dim(model: StateModel, tensordict: TensorDictBase, aux_key: Nest
     Where each agent infers for itself that is what it may be: a batch ``[N, n]``.
     """
     dims = tensordict.batch_dims if model.infer_per == "team" and isinstance(tensordict, TensorDictBase) else 0
-    if x.ndim < max(dims, 0) + 2:
+    if x.ndim < dims + 2:
         raise UserError(
             f"{aux_key!r} expects shape [*B, n, {model.aux_dim}], with a dim for the agents behind the batch, got "
             f"{list(x.shape)}{f' in a batch of {list(tensordict.batch_size)}' if dims else ''}: for one x a step take "

@@ -13,7 +13,7 @@ from torchrl.envs import EnvBase
 from tqdm import tqdm
 
 from globediff_torchrl.envs import available_envs
-from globediff_torchrl.errors import UserError, unknown
+from globediff_torchrl.errors import UserError, kind_of, unknown
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.assembly import assemble
@@ -63,7 +63,7 @@ def make_trainer(
     """
     if env is not None and not isinstance(env, str):
         raise UserError(
-            f"env must be a name '<family>/<scenario>', e.g. 'vmas/hunt', got {_kind(env)}: make_trainer builds its "
+            f"env must be a name '<family>/<scenario>', e.g. 'vmas/hunt', got {kind_of(env)}: make_trainer builds its "
             "environments itself, by name. docs/extending.md gives one of your own a name, docs/own-loop.md trains on "
             "an environment that is there."
         )
@@ -170,10 +170,6 @@ def _writing(output: Path) -> Iterator[None]:
             f"output={output} cannot be written to ({error.strerror}); expected a folder, or a path to make one at: "
             f"pass another output."
         ) from error
-
-
-def _kind(env: object) -> str:
-    return f"the class {env.__name__}" if isinstance(env, type) else f"an object of {type(env).__name__}"
 
 
 def _environment(config: DictConfig) -> EnvBase:
