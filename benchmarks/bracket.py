@@ -4,7 +4,7 @@
 
 Runs ``benchmarks/<family>.py`` once for each environment, algorithm and seed, one torch thread a run, and skips what
 is there already, so that it can be stopped and started again; a run that has ended keeps its policy and its table, not
-its checkpoints. Writes ``runs.csv``, ``table.md``, ``bracket.png`` and ``curves.png``.
+its checkpoints. Writes ``runs.csv``, ``table.md``, ``bracket.png`` and ``curves.png``; ``compare.py`` compares them.
 An environment is a VMAS preset, or named with its family: ``smax/smacv2_5_units``. ``algorithm+entry=value`` is a
 variant of an algorithm, ``algorithm++env.kwargs.box=0.3`` one with an entry that the configuration has not; entries
 after ``--`` make a variant of every algorithm. All state models of one environment, x and seed are pretrained on the
@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -34,8 +35,7 @@ from globediff_torchrl.envs import make_env
 from globediff_torchrl.envs.families import check_name
 from globediff_torchrl.errors import UserError, ends_program
 from globediff_torchrl.studies.figures import bracket_figure, study_curves
-from globediff_torchrl.studies.measurements import markdown_table
-from globediff_torchrl.studies.statistics import bootstrap_interval
+from globediff_torchrl.studies.measurements import markdown_table, mean_and_interval
 from globediff_torchrl.tables import read_rows, write_rows
 from globediff_torchrl.task import Task
 from globediff_torchrl.training.cli import check_arguments
@@ -130,8 +130,8 @@ def finished(output: Path) -> bool:
     return summary.exists() and json.loads(summary.read_text())["complete"]
 
 
-def collect(folder: Path) -> list[dict]:
-    """One row for each finished run below ``folder``."""
+def collect(folder: Path, window: Sequence[int] | None = None) -> list[dict]:
+    """One row for each finished run below ``folder``, with the means over a window of its frames if one is given."""
     rows = []
     for path in sorted(folder.glob("*/*/seed*/summary.json")):
         summary = json.loads(path.read_text())
@@ -139,13 +139,20 @@ def collect(folder: Path) -> list[dict]:
             continue
         env, algorithm = path.parts[-4:-2]
         summary.update(env=env, algorithm=algorithm)
-        progress = read_rows(path.parent / TABLE)
+        progress, within = read_rows(path.parent / TABLE), {}
         for name, last in LAST.items():
-            values = [float(row[name]) for row in progress if row.get(name)]
-            values = values[-(last if last >= 1 else math.ceil(last * len(values))) :]
-            summary[f"{name}_last"] = sum(values) / len(values) if values else ""
-        rows.append({name: summary.get(name, "") for name in COLUMNS})
+            points = [(float(row["frames"]), float(row[name])) for row in progress if row.get(name)]
+            values = [value for _, value in points]
+            summary[f"{name}_last"] = _mean(values[-(last if last >= 1 else math.ceil(last * len(values))) :])
+            if window is not None:
+                first, end = window
+                within[f"{name}_{first}_{end}"] = _mean([value for frames, value in points if first < frames <= end])
+        rows.append({**{name: summary.get(name, "") for name in COLUMNS}, **within})
     return rows
+
+
+def _mean(values: list[float]) -> float | str:
+    return sum(values) / len(values) if values else ""
 
 
 def curves(folder: Path, quantity: str) -> dict[tuple[str, str], list]:
@@ -160,28 +167,18 @@ def curves(folder: Path, quantity: str) -> dict[tuple[str, str], list]:
 
 
 def write(folder: Path, rows: list[dict], quantity: str) -> None:
-    write_rows(folder / "runs.csv", COLUMNS, rows, digits=5)
+    write_rows(folder / "runs.csv", list(rows[0]) if rows else COLUMNS, rows, digits=5)
     groups = defaultdict(list)
     for row in rows:
         groups[row["env"], row["algorithm"]].append(row)
     lines = []
     for (env, algorithm), group in groups.items():
         speed, share = (sum(float(row[name] or 0) for row in group) / len(group) for name in SPEED)
-        measured = [cell for name in LAST for cell in _mean_and_interval([row[f"{name}_last"] for row in group])]
+        measured = [cell for name in LAST for cell in mean_and_interval([row[f"{name}_last"] for row in group])]
         lines.append([env, algorithm, str(len(group)), *measured, f"{speed:,.0f}", f"{share:.0%}"])
     (folder / "table.md").write_text(markdown_table(HEADER, lines) + "\n")
     bracket_figure(rows, folder / "bracket.png")
     study_curves(curves(folder, quantity), folder / "curves.png", quantity)
-
-
-def _mean_and_interval(values: list) -> tuple[str, str]:
-    """Two cells: the mean over seeds, and its interval where there is more than one."""
-    values = [float(value) for value in values if value != ""]
-    if not values:
-        return "-", "-"
-    low, high = bootstrap_interval(values)
-    interval = f"{low:.2f} to {high:.2f}" if len(values) > 1 else "one seed"
-    return f"{sum(values) / len(values):.2f}", interval
 
 
 @ends_program()
@@ -193,9 +190,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--output", type=Path, default=Path("runs/bracket"))
     parser.add_argument("--curve", choices=["return", "success"], default="return", help="what curves.png draws")
+    parser.add_argument(
+        "--window", nargs=2, type=int, metavar=("FIRST", "LAST"), help="frames over which runs.csv has a mean as well"
+    )
     parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables of what is there")
     parser.add_argument("overrides", nargs="*", help="entries of the configuration for all runs, after --")
     arguments = parser.parse_args()
+    if arguments.window is not None and arguments.window[0] >= arguments.window[1]:
+        raise UserError(f"--window must be two rising numbers of frames, got {arguments.window}: pass e.g. 0 100000.")
     envs = [] if arguments.table_only else arguments.envs
     check_families(envs, arguments.output)
     jobs = [
@@ -210,8 +212,8 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool, tqdm(total=len(jobs), desc="runs") as bar:
         for _ in pool.map(run, jobs):
             bar.update()
-            write(arguments.output, collect(arguments.output), arguments.curve)
-    write(arguments.output, collect(arguments.output), arguments.curve)
+            write(arguments.output, collect(arguments.output, arguments.window), arguments.curve)
+    write(arguments.output, collect(arguments.output, arguments.window), arguments.curve)
 
 
 if __name__ == "__main__":

@@ -163,18 +163,26 @@ def test_a_row_is_of_a_finished_run_the_mean_of_its_last_batches(bracket, study)
 
 
 @pytest.mark.parametrize(
-    ("values", "cells"),
+    ("window", "returns", "successes"),
     [
-        ([3.0, 5.0], "4.00 | 3.00 to 5.00"),  # each mean of two is 3 or 5 in a quarter of the resamples
-        (["3.0", "5.0", ""], "4.00 | 3.00 to 5.00"),
-        ([2.5] * 5, "2.50 | 2.50 to 2.50"),
-        ([0.125], "0.12 | one seed"),
-        (["", ""], "- | -"),
-        ([], "- | -"),
+        ((7, 9), {("globediff", 0): 1.5, ("globediff", 1): 4.5, ("mappo", 0): 7.0}, [0.125, 0.125]),  # 8 and 9
+        ((9, 10), {("globediff", 0): 6.0, ("globediff", 1): 6.0, ("mappo", 0): ""}, [0.75, 0.75]),
+        ((10, 20), {("globediff", 0): "", ("globediff", 1): "", ("mappo", 0): ""}, ["", ""]),
     ],
 )
-def test_a_cell_is_the_mean_over_seeds_and_its_interval(bracket, values, cells):
-    assert " | ".join(bracket._mean_and_interval(values)) == cells
+def test_a_window_has_the_mean_of_the_batches_behind_its_first_frame(bracket, study, window, returns, successes):
+    rows = {(row["algorithm"], row["seed"]): row for row in bracket.collect(study, window)}
+    assert {run: row["return_{}_{}".format(*window)] for run, row in rows.items()} == returns
+    assert [rows["globediff", seed]["success_{}_{}".format(*window)] for seed in (0, 1)] == successes
+    assert [rows["globediff", seed]["return_last"] for seed in (0, 1)] == [3.0, 5.0]  # as without one
+
+
+def test_a_window_is_written_and_one_without_a_frame_is_refused(monkeypatch, study, capsys):
+    run(monkeypatch, "bracket", "--table-only", "--output", str(study), "--window", "0", "8")
+    with (study / "runs.csv").open(newline="") as file:
+        assert [row["return_0_8"] for row in csv.DictReader(file)] == ["87.625", "88", "7"]  # (7 x 100 + 1) / 8
+    assert run(monkeypatch, "bracket", "--table-only", "--output", str(study), "--window", "8", "8") == 2
+    assert "two rising numbers of frames, got [8, 8]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("quantity", ["return", "success"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from globediff_torchrl.studies.measurements import arguments, markdown_table
+from globediff_torchrl.studies.measurements import arguments, markdown_table, mean_and_interval
 from globediff_torchrl.tables import read_rows, write_rows
 
 
@@ -47,3 +47,18 @@ def test_a_table_has_as_many_cells_in_every_line():
 def test_every_benchmark_in_turns_takes_the_same_arguments():
     given = arguments("what it does", rounds=7, output="runs/there").parse_args(["--table-only"])
     assert (given.rounds, str(given.output), given.table_only) == (7, "runs/there", True)
+
+
+@pytest.mark.parametrize(
+    ("values", "cells"),
+    [
+        ([3.0, 5.0], "4.00 | 3.00 to 5.00"),  # each mean of two is 3 or 5 in a quarter of the resamples
+        (["3.0", "5.0", ""], "4.00 | 3.00 to 5.00"),
+        ([2.5] * 5, "2.50 | 2.50 to 2.50"),
+        ([0.125], "0.12 | one seed"),
+        (["", ""], "- | -"),
+        ([], "- | -"),
+    ],
+)
+def test_a_cell_is_the_mean_over_seeds_and_its_interval(values, cells):
+    assert " | ".join(mean_and_interval(values)) == cells

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from scipy.stats import ttest_rel
 
 from globediff_torchrl.evaluation.figures import learning_curve
 from globediff_torchrl.studies.figures import bracket_figure, study_curves
-from globediff_torchrl.studies.statistics import bootstrap_interval
+from globediff_torchrl.studies.statistics import bootstrap_interval, paired_difference
 
 PNG = b"\x89PNG"
 
@@ -89,3 +90,19 @@ def test_of_few_seeds_an_interval_holds_the_mean_as_often_as_the_documentation_s
     intervals = [bootstrap_interval(study, resamples=400, seed=i) for i, study in enumerate(studies)]
     held = np.mean([low <= 0 <= high for low, high in intervals])
     assert abs(held - share) < 0.03  # standard error .01
+
+
+def test_a_difference_seed_by_seed_is_that_of_the_paired_t_test():
+    generator = np.random.default_rng(2)
+    worlds = generator.normal(0, 10, 6)  # what both owe to the seed
+    ours, theirs = worlds + generator.normal(0.5, 0.1, 6), worlds + generator.normal(0, 0.1, 6)
+    difference, error = paired_difference(ours, theirs)
+    assert difference / error == pytest.approx(ttest_rel(ours, theirs).statistic)
+    assert difference == pytest.approx(ours.mean() - theirs.mean()) and error < 0.2
+
+
+def test_of_few_seeds_a_difference_has_no_error_and_of_none_no_value():
+    one, none = paired_difference([2.0], [0.5]), paired_difference([], [])
+    assert one[0] == 1.5 and all(math.isnan(number) for number in (one[1], *none))
+    with pytest.raises(ValueError, match="got 2 and 1"):
+        paired_difference([1.0, 2.0], [1.0])

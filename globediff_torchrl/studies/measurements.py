@@ -1,10 +1,12 @@
-"""What benchmarks that measure have in common: their arguments, and a table in Markdown."""
+"""What benchmarks that measure have in common: their arguments, and tables in Markdown."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from globediff_torchrl.studies.statistics import bootstrap_interval
 
 
 def arguments(description: str, rounds: int, output: str) -> argparse.ArgumentParser:
@@ -39,3 +41,18 @@ def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str
             raise ValueError(f"a line of the table must have {len(header)} cells, got {len(line)}: {line}")
     texts = [f"| {' | '.join(line)} |" for line in [list(header), *lines]]
     return "\n".join([texts[0], "|---" * len(header) + "|", *texts[1:]])
+
+
+def mean_and_interval(values: Iterable[float | str], digits: int = 2) -> tuple[str, str]:
+    """Two cells of a table: the mean over seeds, and its 95 % interval where there is more than one.
+
+    Args:
+        values: one a seed, as a number or as a CSV's text; "" of a run that lacks it.
+        digits: behind the point.
+    """
+    values = [float(value) for value in values if value != ""]
+    if not values:
+        return "-", "-"
+    low, high = bootstrap_interval(values)
+    interval = f"{low:.{digits}f} to {high:.{digits}f}" if len(values) > 1 else "one seed"
+    return f"{sum(values) / len(values):.{digits}f}", interval

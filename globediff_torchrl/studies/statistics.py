@@ -28,3 +28,23 @@ def bootstrap_interval(
     means = values[generator.integers(0, len(values), (resamples, len(values)))].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float]:
+    """Mean of the differences between two sorts of runs, seed by seed, and its standard error.
+
+    Args:
+        values, baseline: one number a seed, in the same order.
+
+    Returns:
+        the mean difference and its standard error; NaN for an error of fewer than two seeds, both NaN for none.
+
+    Raises:
+        ValueError: they are not of the same length.
+    """
+    if len(values) != len(baseline):
+        raise ValueError(f"both must have a value for each seed, got {len(values)} and {len(baseline)}")
+    differences = np.asarray(values, dtype=float) - np.asarray(baseline, dtype=float)
+    count = len(differences)
+    mean = float(differences.mean()) if count else float("nan")
+    return mean, float(differences.std(ddof=1) / count**0.5) if count > 1 else float("nan")
