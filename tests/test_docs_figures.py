@@ -140,6 +140,43 @@ def test_the_vae_beside_globediff():
             assert written(cell) == written(*(f"{v:.2f}" for v in (sum(same) / 3, min(same), max(same)))), (name, task)
 
 
+AUX = {
+    "time alone": "time",
+    "own observation": "own",
+    "own m = 3": "own_m3",
+    "own m = 8": "own_m8",
+    "GRU": "gru",
+    "joint observation": "joint",
+    "joint m = 3": "joint_m3",
+}
+
+
+def of_both_groups(row: dict, *figures: str) -> list[float]:
+    return [float(f"{float(row[f'{figure}_{group}']):.2f}") for figure in figures for group in ("seen", "unseen")]
+
+
+def test_what_can_be_inferred_on_smax():
+    cells = {
+        (row["types"], row["x"], row["inferer"]): row
+        for row in runs("smax-inferability.csv")
+        if row["collection"] == "second"
+    }
+    shown, types, x = set(), "", ""
+    for first, name, _, *figures in tables("docs/results-smax.md", "| types | x | numbers"):
+        types, x = first or types, name.split(",")[0].replace(" over the own episode", "").replace(" history", "")
+        row = cells[types, AUX[x], "regressor"]
+        last = [float(f"{float(row[figure]):.2f}") for figure in ("energy", "train_hp_all", "hp_all")]
+        assert written(*figures) == [*of_both_groups(row, "hp", "hurt", "type"), *last], (types, x)
+        shown.add((types, AUX[x], "regressor"))
+    for first, name, model, *figures in tables("docs/results-smax.md", "| types | x | model"):
+        types, x, model = first or types, name or x, model.strip("`")
+        row = cells[types, AUX[x], model]
+        both = of_both_groups(row, "hp", "hurt", "type", "hp_ratio", "type_ratio", "hp_cover", "type_cover")
+        assert written(*figures) == [*both, float(f"{float(row['energy']):.2f}")], (types, x, model)
+        shown.add((types, AUX[x], model))
+    assert shown == set(cells)
+
+
 @pytest.mark.parametrize("page", ["docs/results-smax.md", "docs/results-vmas.md"])
 def test_the_printed_comparisons_run(monkeypatch, capsys, page):
     monkeypatch.chdir(ROOT)
