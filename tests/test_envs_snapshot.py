@@ -6,6 +6,7 @@ import io
 
 import pytest
 import torch
+from torchrl.envs import RewardScaling, TransformedEnv
 
 from globediff_torchrl.envs import (
     available_envs,
@@ -96,3 +97,23 @@ def test_a_reference_to_a_landmark_that_is_not_there_is_refused():
     state["entity/scenario/_world/_agents/0/_goal"] = torch.tensor(99)
     with pytest.raises(UserError, match="no entity/scenario/_world/_agents/0/_goal to bring back: made with other"):
         load_simulator_state(make_env("vmas/simple_push", num_envs=3), state)
+
+
+def test_the_history_of_x_comes_back_where_the_environment_is_wrapped_once_more():
+    def wrapped():
+        env = make_env("vmas/hunt", num_envs=3, seed=0)
+        return TransformedEnv(env, RewardScaling(0.0, 0.1, in_keys=[("agents", "reward")]), auto_unwrap=False)
+
+    env = wrapped()
+    td = env.rollout(4, break_when_any_done=False)[:, -1]["next"].exclude(("agents", "reward"))
+    state, stream = simulator_state(env), vmas_rng_state()
+    actions = [env.full_action_spec["agents", "action"].rand() for _ in range(3)]
+    expected = steps(env, td, actions)
+    other = wrapped()
+    other.reset()
+    load_simulator_state(other, saved_and_loaded(state)[0])
+    set_vmas_rng_state(stream)
+    for found, known in zip(steps(other, td, actions), expected):
+        assert (found == known).all()
+    with pytest.raises(UserError, match=r"no transform/base_env/"):  # one wrapper less
+        load_simulator_state(make_env("vmas/hunt", num_envs=3, seed=0), state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import random
 
@@ -314,3 +315,11 @@ def test_facts_and_success_of_another_dtype_come_out_as_the_specs_say():
     assert rollout["state"][..., -3:].unique(dim=1).squeeze(1).tolist() == [[1.0, 0.0, 0.0]] * 3
     for td in (env.reset(), rollout[:, 0]["next"]):
         assert td["state"].dtype == torch.float32 and td["success"].dtype == torch.bool
+
+
+def test_a_copied_environment_asks_its_own_world_whether_it_is_solved():
+    """Stock scenarios are asked through a function that was bound to the original's."""
+    env = make_env("vmas/dropout", num_envs=64, seed=0)
+    env.reset()
+    ends = copy.deepcopy(env).rollout(100, break_when_any_done=False)["next"]
+    assert ends["terminated"].any() and torch.equal(ends["success"], ends["terminated"])  # on dropout they are one

@@ -10,7 +10,15 @@ from pettingzoo_masks import masked
 from skirmish import Skirmish
 from tensordict import TensorDict
 from torchrl.data import Binary, Bounded, Categorical, Composite, Unbounded
-from torchrl.envs import CatTensors, FlattenObservation, ParallelEnv, SerialEnv, TransformedEnv, UnsqueezeTransform
+from torchrl.envs import (
+    CatTensors,
+    FlattenObservation,
+    ParallelEnv,
+    RenameTransform,
+    SerialEnv,
+    TransformedEnv,
+    UnsqueezeTransform,
+)
 from torchrl.envs.utils import check_env_specs
 
 from globediff_torchrl import keys as k
@@ -175,3 +183,12 @@ def test_actions_of_another_name_and_observations_of_several_sizes_are_refused()
         UserError, match=r"'observation'\) of one size for all agents, got \[6, 3, -1\]: fill the shorter"
     ):
         wrap_env(env)
+
+
+@pytest.mark.parametrize("key", ["time", ("agents", "agent_id"), ("agents", "last_action")])
+def test_what_the_environment_has_under_a_name_that_wrap_env_writes_is_not_lost_without_a_word(key):
+    named = TransformedEnv(
+        Skirmish(1), RenameTransform(["state" if key == "time" else k.OBSERVATION], [key], create_copy=True)
+    )
+    with pytest.raises(UserError, match="something of its own there: give that another name"):
+        wrap_env(named, no_op=0, max_steps=5)

@@ -12,6 +12,7 @@ from PIL import Image
 from skirmish import Skirmish
 from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
+from torch import nn
 from torchrl.envs import RenameTransform, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -317,3 +318,24 @@ def test_the_environment_of_the_video_is_closed(fast_trainer, monkeypatch, fails
 def test_a_video_that_is_neither_true_nor_false_is_refused(fast_trainer):
     with pytest.raises(UserError, match="video must be true or false, got 'big'"):
         fast_trainer("mappo", "video=big")
+
+
+def test_the_inference_of_a_compiled_or_wrapped_policy_is_drawn():
+    env, _, policy = setup()
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.policy = policy
+
+        def forward(self, td):
+            return self.policy(td)
+
+    for other in (torch.compile(policy, backend="eager"), Wrapped()):
+        assert run_episode(env, other, max_steps=2).inference.startswith("GlobeDiff infers")
+
+
+def test_of_two_state_models_the_one_that_the_actor_reads_is_drawn():
+    env, _, policy = setup()
+    other = make_state_model("regressor", env, width=16, inferred_key=("team", "inferred_state"))
+    assert run_episode(env, TensorDictSequential(other, policy), max_steps=2).inference.startswith("GlobeDiff infers")

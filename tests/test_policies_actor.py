@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from skirmish import Skirmish
 from small_loss import SETTINGS
-from tensordict.nn import TensorDictSequential
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torchrl.data import Bounded, Composite, Unbounded
+from torchrl.envs import UnsqueezeTransform
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl import GlobeDiff, UserError, make_actor, make_critic, make_env, make_state_model, wrap_env
@@ -221,3 +224,24 @@ def test_an_input_that_the_environment_lacks_is_named_with_its_fix():
     env = make_env("vmas/hunt", num_envs=2, aux=None)
     with pytest.raises(UserError, match=r"aux_observation.*pass aux="):
         make_actor(env, reads=None, inputs=[k.AUX_OBSERVATION])
+
+
+def test_what_the_team_shares_alone_is_no_input_of_an_actor(hunt):
+    with pytest.raises(UserError, match=r"at least one input of the agents' own.*'time'.*agent_id"):
+        make_actor(hunt, reads=None, inputs=["time", "state"])
+    assert make_actor(hunt, inputs=["time"])  # beside the inference, which is each agent's
+
+
+@pytest.mark.parametrize("make", [partial(make_actor, reads=None), make_critic])
+def test_an_input_of_more_dims_is_refused_with_its_shape(make):
+    env = make_env("vmas/hunt", num_envs=3)
+    env.append_transform(UnsqueezeTransform(-1, in_keys=[k.OBSERVATION], out_keys=[("agents", "wide")]))
+    with pytest.raises(UserError, match=r"of shape \[\*B, n, d\] where \*B is \[3\], got \[3, 2, 7, 1\]: flatten it"):
+        make(env, inputs=[("agents", "wide"), k.AGENT_ID])
+
+
+def test_an_actor_counts_the_hypotheses_of_a_state_model_within_a_sequence(hunt):
+    model = GlobeDiff.from_env(hunt, preset="fast", num_samples=3, width=16)
+    front = TensorDictSequential(model, TensorDictModule(torch.neg, [k.INFERRED_BLEND], [("agents", "negative")]))
+    actor = make_actor(hunt, front, reads="samples")
+    assert hunt.rollout(2, TensorDictSequential(front, actor))["agents", "action"].isfinite().all()

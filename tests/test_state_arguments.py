@@ -8,7 +8,7 @@ from torchrl.envs.utils import set_exploration_type
 
 from globediff_torchrl.envs import Task
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.state_models import GlobeDiff, MLPStateModel, VAEStateModel, fit, make_state_model
+from globediff_torchrl.state_models import Fitter, GlobeDiff, MLPStateModel, VAEStateModel, fit, make_state_model
 from globediff_torchrl.state_models.presets import FIT
 
 X, S = 6, 5
@@ -226,3 +226,10 @@ def test_a_fit_takes_the_presets_steps_and_other_models_three_thousand():
         for preset in ("tuned", "paper"):
             own = {"lr": {MLPStateModel: 3e-4, VAEStateModel: 1e-4}[kind]} if preset == "paper" else {}  # Table 4
             assert kind(X, S, preset=preset).fit_defaults() == {**FIT[preset], "steps": 3000, **own}
+
+
+def test_a_copy_of_a_fitted_model_builds_no_graph_either():
+    model = small()
+    assert all(p.requires_grad for p in model.with_arguments(num_samples=2).parameters())
+    Fitter(model)
+    assert not any(p.requires_grad for p in model.with_arguments(num_samples=2).parameters())

@@ -1,5 +1,6 @@
 """One optimiser step at a time: the average, its state, and the order in which a model is to be measured."""
 
+import copy
 import re
 import warnings
 from pathlib import Path
@@ -187,3 +188,43 @@ def test_what_was_frozen_stays_and_a_model_that_was_fitted_is_trained_as_a_whole
 def test_inference_mode_is_refused_before_anything_is_trained():
     with torch.inference_mode(), pytest.raises(UserError, match=r"inside torch.inference_mode\(\)"):
         fit(MLPStateModel(4, 3), data(), steps=1, progress=False)
+
+
+def test_weights_loaded_behind_a_fitters_back_are_what_it_goes_on_from():
+    """It trains a copy, of which the next average would have been mostly made."""
+    fitted, late = small(), small()
+    for parameter in fitted.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    early = Fitter(late, lr=1e-4)
+    early.step(data())
+    late.load_state_dict(fitted.state_dict())
+    fresh = Fitter(copy.deepcopy(fitted), lr=1e-4)
+    for fitter in (early, fresh):
+        torch.manual_seed(2)
+        fitter.step(data(seed=3))
+        fitter.step(data(seed=4))
+    assert torch.equal(weights_of(early.model), weights_of(fresh.model))
+    assert torch.equal(weights_of(early.raw), weights_of(fresh.raw))
+
+
+def test_what_is_measured_on_the_model_alone_stays_and_the_optimiser_goes_on():
+    model, x, s = small(), data()[AUX], data()["state"]
+    fitter = Fitter(model)
+    fitter.step(data())
+    raw = weights_of(fitter.raw)
+    model.set_statistics(3 * x, 2 * s + 1)
+    spread = model.state_spread.clone()
+    fitter.step(data())
+    assert torch.equal(model.state_spread, spread) and torch.equal(fitter.raw.state_spread, spread)
+    assert fitter.steps == 2 and len(fitter.optimizer.state) and not torch.equal(weights_of(fitter.raw), raw)
+
+
+def test_a_copy_of_a_fitter_goes_on_as_the_fitter_does():
+    one = Fitter(small())
+    one.step(data())
+    other = copy.deepcopy(one)
+    for fitter in (one, other):
+        torch.manual_seed(2)
+        fitter.step(data(seed=3))
+    assert torch.equal(weights_of(one.model), weights_of(other.model))
+    assert torch.equal(weights_of(one.raw), weights_of(other.raw))

@@ -158,3 +158,14 @@ def test_standard_prior_has_no_prior_network_and_draws_from_the_unit_gaussian():
     z = model(batch(4000))[LATENT]
     assert abs(z.mean().item()) < 0.05
     assert abs(z.std().item() - 1) < 0.05
+
+
+@pytest.mark.parametrize("noise", ["fresh", "fixed"])
+def test_of_many_hypotheses_the_first_is_the_one_of_a_model_that_has_one(noise):
+    """What a trained policy acted on is among those that its state model is asked for afterwards."""
+    one, x = make(noise=noise), batch(7)
+    many = one.with_arguments(num_samples=5)
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        single, several = one(x.clone())[INFERRED], many(x.clone())
+    torch.testing.assert_close(several["agents", "hypotheses"][..., 0, :], single)
+    torch.testing.assert_close(several[INFERRED], single)

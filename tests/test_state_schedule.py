@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from globediff_torchrl.errors import UserError
+from globediff_torchrl.state_models import Fitter, GlobeDiff
 from globediff_torchrl.state_models.schedule import NoiseSchedule
 
 
@@ -80,3 +81,18 @@ def test_forward_noise_has_the_moments_of_equation_6():
         abar = schedule.alpha_bar[k].item()
         assert s_k.mean().item() == pytest.approx(2 * math.sqrt(abar), abs=0.01)
         assert s_k.var().item() == pytest.approx(1 - abar, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("saved", "own"),
+    [({"schedule": "vp"}, {"schedule": "log_snr"}), ({"diffusion_steps": 4}, {"diffusion_steps": 5})],
+)
+def test_weights_that_were_fitted_along_another_schedule_are_refused(saved, own):
+    """All keys match, and the answers would be wrong."""
+    weights = GlobeDiff(4, 3, width=16, **saved).state_dict()
+    model = GlobeDiff(4, 3, width=16, **own)
+    with pytest.raises(RuntimeError, match=r"alpha_bar is expected to be that of a log_snr schedule with .*=5"):
+        model.load_state_dict(weights)
+    model.load_state_dict(GlobeDiff(4, 3, width=16, **own).state_dict())
+    with pytest.raises(UserError, match="was it saved by another model"):
+        Fitter(model).load_state_dict(Fitter(GlobeDiff(4, 3, width=16, **saved)).state_dict())

@@ -9,7 +9,19 @@ from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.batched_envs import BatchedEnvBase
 
 from globediff_torchrl.errors import UserError
-from globediff_torchrl.keys import ACTION, ACTION_MASK, ACTIVE_MASK, AGENT_ID, AGENTS, DONE, OBSERVATION, REWARD, STATE
+from globediff_torchrl.keys import (
+    ACTION,
+    ACTION_MASK,
+    ACTIVE_MASK,
+    AGENT_ID,
+    AGENTS,
+    DONE,
+    LAST_ACTION,
+    OBSERVATION,
+    REWARD,
+    STATE,
+    TIME,
+)
 from globediff_torchrl.task import Task
 
 ALIVE = (AGENTS, "mask")  # TorchRL's name for who is alive, of PettingZoo's agents
@@ -24,6 +36,8 @@ EXPECTED = (
         "with return_state=True.",
     ),
 )
+
+WRITTEN = (AGENT_ID, LAST_ACTION, TIME)  # what wrap_env adds to every environment's observations
 
 
 def check_fresh(env: EnvBase) -> None:
@@ -45,8 +59,14 @@ def check_fresh(env: EnvBase) -> None:
 
 def check_keys(env: EnvBase) -> None:
     """Refuses an environment without observations ``[*B, n, d_o]``, rewards ``[*B, n, 1]``, a state ``[*B, d_s]`` or a
-    ``"done"`` ``[*B, 1]`` of the whole team."""
+    ``"done"`` ``[*B, 1]`` of the whole team, and one with something of its own under a key that wrap_env writes."""
     keys = env.observation_spec.keys(True, True)
+    for key in WRITTEN:
+        if key in keys:
+            raise UserError(
+                f"wrap_env writes {key!r}, and the environment has something of its own there: give that another name, "
+                "in the env or by RenameTransform."
+            )
     for key, dims, advice in EXPECTED:
         if key not in keys:
             got = sorted(map(str, keys))

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl import keys
 from globediff_torchrl.evaluation.episodes import first_episodes, run_episodes
 from globediff_torchrl.layout import FeatureLayout
+from globediff_torchrl.policies.ego_view import EgoView
 from globediff_torchrl.random_streams import preserve_rng
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.task import Task, task_of
@@ -96,9 +96,11 @@ def run_episode(
 
 
 def state_model_of(policy: object) -> StateModel | None:
-    """The first state model among the modules of a policy; None where it has none."""
-    modules = policy.modules() if isinstance(policy, TensorDictModuleBase) else ()
-    return next((module for module in modules if isinstance(module, StateModel)), None)
+    """The state model among the modules of a policy, of several one that the actor reads; None where it has none."""
+    modules = list(policy.modules()) if isinstance(policy, nn.Module) else []  # also of a compiled or wrapped policy
+    read = {key for module in modules if isinstance(module, EgoView) for key in module.in_keys}
+    models = [module for module in modules if isinstance(module, StateModel)]
+    return max(models, key=lambda model: not read.isdisjoint(model.out_keys), default=None)  # else the first
 
 
 @torch.no_grad()

@@ -128,6 +128,11 @@ def make_actor(
             f"make_actor expects something to read, got inputs={inputs!r} and reads={reads!r}: pass e.g. "
             f"inputs=[{keys.AGENT_ID}]."
         )
+    if all(isinstance(key, str) for key in in_keys):
+        raise UserError(
+            f"make_actor expects at least one input of the agents' own, [*B, n, d], got what the team shares, "
+            f"{in_keys}: add e.g. {keys.AGENT_ID}."
+        )
     trunk = make_trunk(size, hidden_sizes, activation=activation, layer_norm=layer_norm, input_norm=input_norm)
     features = hidden_sizes[-1] if len(hidden_sizes) else size
     if ego is not None and hidden_sizes:
@@ -163,8 +168,17 @@ def _make_view(
         task.inferred_layout,
         reads=reads,
         view=view,
-        hypotheses=getattr(state_model, "num_samples", 1),
+        hypotheses=_hypotheses(state_model),
     )
+
+
+def _hypotheses(state_model: TensorDictModuleBase | None) -> int:
+    """How many it writes; in a sequence, its last module that does."""
+    found = [1]
+    for module in [] if state_model is None else state_model.modules():
+        if keys.HYPOTHESES in getattr(module, "out_keys", ()):
+            found.append(getattr(module, "num_samples", found[-1]))
+    return found[-1]
 
 
 def _check_reads(reads: str, state_model: TensorDictModuleBase | None) -> None:

@@ -233,10 +233,10 @@ def feature_size(env: EnvBase, key: NestedKey, reader: str) -> int:
     """The last dim of what the environment gives under ``key``; ``reader`` is to read it, for the error message.
 
     Raises:
-        UserError: it gives nothing there.
+        UserError: it gives nothing there, or more than one dim of features.
     """
     try:
-        return env.observation_spec[key].shape[-1]
+        shape = env.observation_spec[key].shape
     except KeyError as error:
         fix = f"for {keys.AUX_OBSERVATION} pass aux= to make_env"
         if key in keys.INFERENCES:
@@ -245,3 +245,10 @@ def feature_size(env: EnvBase, key: NestedKey, reader: str) -> int:
             f"the {reader} is to read {key}, which the environment does not give; it has "
             f"{[str(k) for k in env.observation_spec.keys(True, True)]}: {fix}."
         ) from error
+    expected = ["*B", "d"] if isinstance(key, str) else ["*B", "n", "d"]
+    if len(shape) - len(env.batch_size) != len(expected) - 1:
+        raise UserError(
+            f"the {reader} is to read {key} of shape [{', '.join(expected)}] where *B is {list(env.batch_size)}, got "
+            f"{list(shape)}: flatten it (FlattenObservation)."
+        )
+    return shape[-1]

@@ -208,6 +208,8 @@ class StateModel(Standardised):
         self._check_config()
         model = type(self).from_config(with_overrides(self.config, overrides, self.overridable))
         model.load_state_dict(self.state_dict())
+        for own, copied in zip(self.parameters(), model.parameters()):
+            copied.requires_grad_(own.requires_grad)  # of a fitted model none, and no graph is built behind it
         return model.to(self.state_mean).train(self.training)
 
     @classmethod

@@ -23,7 +23,8 @@ class Fitter:
     """Train a state model; ``model`` itself always holds the moving average of the weights, which is what samples.
 
     Owns a raw copy of the model, its loss and the optimiser, so that the modules hold neither. Serves pretraining
-    (:func:`fit`) and online updates alike. A fresh Fitter continues from the model's weights.
+    (:func:`fit`) and online updates alike. A fresh Fitter continues from the model's weights; so does one whose model
+    is given others afterwards, by ``load_state_dict`` or a fit without it.
 
     What is measured rather than trained is measured where the caller says so, and :func:`fit` does all of it. The whole
     order, without which a centred model's hypotheses lie far too close together and its blend is its sample:
@@ -88,6 +89,7 @@ class Fitter:
         )
         self.ema, self.grad_clip, self.steps = ema, grad_clip, 0
         self._full_steps = 0
+        self._note_versions()
 
     @property
     def device(self) -> torch.device:
@@ -113,9 +115,34 @@ class Fitter:
     def _copy_buffers(self) -> None:
         self._list_buffers()  # a measurement may have put another tensor in a buffer's place
         torch._foreach_copy_(self._raw_buffers, self._buffers)
+        self._note_versions()
 
     def _list_buffers(self) -> None:  # not at each step: to look through the modules takes ten times as long as to copy
         self._raw_buffers, self._buffers = list(self.raw.buffers()), list(self.model.buffers())
+
+    # -------------------------------------------------------------------------------------- writes of somebody else's
+    def _note_versions(self) -> None:
+        """How often each tensor of the model has been written to, and that the last one to do so was this fitter."""
+        self._versions = [(id(tensor), tensor._version) for tensor in (*self._parameters, *self._buffers)]
+
+    @torch.no_grad()
+    def _take_over(self) -> None:
+        """The model as it is, where weights were loaded into it or it was fitted or measured without this fitter.
+
+        The next average would be mostly of the copy, which knows nothing of that. Of other weights the optimiser's
+        moments and the average begin anew, as with a new fitter. A deep copy has other tensors, and nothing to take.
+        """
+        now = [(id(tensor), tensor._version) for tensor in (*self._parameters, *self._buffers)]
+        if now == self._versions:
+            return
+        written = [old[0] == new[0] and old != new for old, new in zip(self._versions, now)]
+        if any(written[: len(self._parameters)]):
+            torch._foreach_copy_(self._raw_parameters, self._parameters)
+            self.optimizer.state.clear()
+            self.steps = 0
+        if any(written):
+            torch._foreach_copy_(self._raw_buffers, self._buffers)
+        self._versions = now
 
     # ---------------------------------------------------------------------------------------------------- training
     @torch.enable_grad()  # a caller that evaluates besides may have switched it off
@@ -141,6 +168,7 @@ class Fitter:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
         self.loss.center_only = center_only
+        self._take_over()
         terms = self.loss(batch)
         total = sum(value for name, value in terms.items() if name.startswith("loss_"))
         if not isinstance(total, Tensor) or total.ndim:
@@ -174,6 +202,7 @@ class Fitter:
         torch._foreach_lerp_(self._parameters, self._raw_parameters, 1 - decay)
         # running statistics are an average already; what is measured is the same in both
         torch._foreach_copy_(self._buffers, self._raw_buffers)
+        self._note_versions()
 
     def _check_measured(self) -> None:
         if self.model.lacks_residual_scale():
@@ -221,6 +250,7 @@ class Fitter:
             self.raw.load_state_dict(state["raw"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.steps = int(state["steps"])
+            self._note_versions()
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split("\n")[:2])
             raise UserError(

@@ -34,12 +34,14 @@ class RepeatableNoise(nn.Module):
     def __init__(self, hypotheses: int, x_size: int, size: int):
         super().__init__()
         generator = torch.Generator().manual_seed(SEED)
-        shared = torch.randn(hypotheses, size, generator=generator)
+        shared = torch.randn(1, size, generator=generator)
         rows = max(ROWS, 4 << (hypotheses - 1).bit_length())  # no x has a vector and its negative, or all there are
         half = torch.randn(rows // 2, size, generator=generator)
         bank = torch.cat([half, -half]) / half.square().mean(0).sqrt()  # mean 0 and variance 1 exactly
         # odd multipliers: a multilinear hash modulo 2^64, exact in any order of summation, so whatever the batch
         multipliers = torch.randint(-(2**62), 2**62, (x_size,), generator=generator) * 2 + 1
+        # last: the first hypothesis is the same whatever S, up to 256
+        shared = torch.cat([shared, torch.randn(hypotheses - 1, size, generator=generator)])
         self.shift = 64 - (rows.bit_length() - 1)
         self.register_buffer("shared", shared, persistent=False)
         self.register_buffer("bank", bank, persistent=False)

@@ -107,8 +107,18 @@ class NoiseSchedule(nn.Module):
         # the samplers' coefficients are worked out from these once, in double precision, as plain numbers
         self.exact_alpha_bar: tuple[float, ...] = tuple(alpha_bar.tolist())
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        """Nothing: the buffers follow from the arguments, as the samplers' coefficients do."""
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest: Any) -> None:
+        """Nothing is read: the buffers follow from the arguments, as the samplers' coefficients do. Others are refused.
+
+        A network that was fitted along another schedule would answer, and wrongly.
+        """
+        saved, own, errors = state_dict.get(f"{prefix}alpha_bar"), self.alpha_bar, rest[-1]
+        if saved is None or (saved.shape == own.shape and torch.allclose(saved.to(own), own, atol=1e-5)):
+            return
+        errors.append(
+            f"{prefix}alpha_bar is expected to be that of a {self.kind} schedule with diffusion_steps={self.steps} and "
+            f"{self.options}, got another of {len(saved) - 1} steps: make the model with the schedule of the weights."
+        )
 
     def _check(self, alpha_bar: Tensor) -> None:
         final = alpha_bar[-1].item()

@@ -122,7 +122,8 @@ class Advantages(TrainerHookBase):
 
     Reads the reward, ``done`` and ``terminated`` under ``"next"`` and the critic's inputs at both ends of each step:
     after a truncation the value of the true last state is bootstrapped, after a termination it is not.
-    Writes ``advantage``, ``value_target`` and ``state_value``, each ``[B, T, n, 1]`` under ``"agents"``.
+    Writes ``advantage``, ``value_target`` and ``state_value``, each ``[B, T, n, 1]`` under ``"agents"``. Once for each
+    batch: a :class:`BatchValueNorm` would count it again.
     """
 
     def __init__(self, loss: MAPPOLoss) -> None:

@@ -91,7 +91,9 @@ class RecurrentAdvantages(Advantages):
     it had at the end of the batch before. The value after a step is that of the next state with the memory of this
     one, also where an episode ends and where the batch does.
 
-    Writes, besides what :class:`Advantages` does, the critic's hidden state before each step.
+    Writes, besides what :class:`Advantages` does, the critic's hidden state before each step. Call it once for each
+    batch, in the order in which they were collected: a second call on the same one would begin with the hidden state
+    at its end.
 
     Args:
         loss: see :class:`Advantages`; its critic is a :class:`RecurrentHead`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -75,7 +77,7 @@ class StateVmasEnv(VmasEnv):
 
     def _stock_success(self, env: Environment):
         function = SUCCESS.get(self.layout_name)
-        return None if function is None else lambda: function(env.scenario)
+        return None if function is None else partial(function, env.scenario)  # which deepcopy follows, unlike a lambda
 
     def _observation_sizes(self, env: Environment) -> list[int]:
         sizes = []

@@ -106,14 +106,15 @@ def can_be_saved(env: EnvBase) -> bool:
 
 
 def simulator_state(env: EnvBase) -> dict[str, Tensor]:
-    """Copies of all tensors of a simulator and of its transforms' memories, by the path that leads to them.
+    """Copies of all tensors of a simulator and of the history that x is made of, by the path that leads to them.
 
     Of VMAS also every Python number, and which agent or landmark each attribute refers to: scenarios draw some of them
     in a reset, as a goal or a mass. With :func:`vmas_rng_state` and the tensordict that the collector holds, it brings
     a run back exactly.
 
     Args:
-        env: what :func:`~globediff_torchrl.envs.make_env` gives.
+        env: what :func:`~globediff_torchrl.envs.make_env` gives, also with further transforms around it. What those
+            remember, as CatFrames does, is not copied.
 
     Returns:
         path -> tensor; tensors that the simulator shares stay shared. A number is a tensor without dimensions, an
@@ -180,8 +181,8 @@ def load_simulator_state(env: EnvBase, state: dict[str, Tensor]) -> None:
 
 
 def _innermost(env: EnvBase) -> EnvBase:
-    while isinstance(env, TransformedEnv):  # a ParallelEnv answers to every name, base_env too
-        env = env.base_env
+    for wrapper in _wrappers(env):  # by their type: a ParallelEnv answers to every name, base_env too
+        env = wrapper.base_env
     return env
 
 
@@ -197,16 +198,29 @@ def _vmas_environment(env: EnvBase) -> Environment:
 
 
 def _load_memories(env: EnvBase, state: dict[str, Tensor]) -> None:
+    wrappers = list(_wrappers(env))
     for path, saved in state.items():
         if path.startswith(f"{_TRANSFORMS}/"):
-            *parents, name = path.split("/", 1)[1].split(".")
-            setattr(env.transform.get_submodule(".".join(parents)), name, saved.to(env.device, copy=True))
+            *outer, place = path.split("/")[1:]
+            *parents, name = place.split(".")
+            if len(outer) >= len(wrappers):
+                raise _missing(path)
+            memory = wrappers[len(outer)].transform.get_submodule(".".join(parents))
+            setattr(memory, name, saved.to(env.device, copy=True))
 
 
 def _memories(env: EnvBase) -> Iterator[tuple[str, Tensor]]:
-    transform = getattr(env, "transform", None)
-    if transform is not None:
-        yield from ((name, buffer) for name, buffer in transform.named_buffers() if name.endswith("memory.frames"))
+    """The memories of the transforms, those of an environment further inside under one ``base_env/`` more."""
+    for depth, wrapper in enumerate(_wrappers(env)):
+        for name, buffer in wrapper.transform.named_buffers():
+            if name.endswith("memory.frames"):
+                yield f"{'base_env/' * depth}{name}", buffer
+
+
+def _wrappers(env: EnvBase) -> Iterator[TransformedEnv]:
+    while isinstance(env, TransformedEnv):
+        yield env
+        env = env.base_env
 
 
 def _children(holder: Any) -> Iterator[tuple[str, Any]]:
