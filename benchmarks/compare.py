@@ -4,8 +4,9 @@
     python benchmarks/compare.py docs/data/smax-more-runs.csv --where "study=a step of pairs" --measure success_last
 
 Reads what ``benchmarks/bracket.py`` writes, and the tables of ``docs/data``; where one holds runs of several codes,
-``--where`` chooses. The differences are over the seeds that both have. What a seed decides, such as the worlds and the
-first weights, is the same in both runs and falls out of them.
+``--where`` chooses. What the labels of all algorithms end with is left away. The differences are over the seeds that
+both have. What a seed decides, such as the worlds and the first weights, is the same in both runs and falls out of
+them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 sys.path.pop(0)  # this script's folder: names in it would hide packages
 
 from globediff_torchrl.errors import UserError, ends_program, unknown
+from globediff_torchrl.studies.labels import shared_suffix
 from globediff_torchrl.studies.measurements import markdown_table, mean_and_interval
 from globediff_torchrl.studies.statistics import paired_difference
 from globediff_torchrl.tables import read_rows
@@ -28,6 +30,24 @@ HEADER = ("environment", "algorithm", "seeds", "mean", "95% interval")
 def check_column(path: Path, rows: list[dict], name: str) -> None:
     if name not in rows[0]:
         raise unknown(f"column of {path}", name, rows[0])
+
+
+def check_measure(path: Path, rows: list[dict], name: str) -> None:
+    check_column(path, rows, name)
+    measures = [column for column in rows[0] if are_numbers([row[column] for row in rows])]
+    if name not in measures:
+        raise UserError(
+            f"--measure must be a column of {path} in which these rows have numbers, got {name}: pass one of "
+            f"{', '.join(measures)}."
+        )
+
+
+def are_numbers(texts: list[str]) -> bool:
+    """Whether there are numbers in a column, and nothing else; a run may lack one."""
+    try:
+        return bool([float(text) for text in texts if text])
+    except ValueError:
+        return False
 
 
 def chosen(path: Path, conditions: list[str], seeds: list[int] | None) -> list[dict]:
@@ -101,13 +121,19 @@ def main() -> None:
     parser.add_argument("--digits", type=int, default=3, help="behind the point")
     arguments = parser.parse_args()
     rows = chosen(arguments.table, arguments.where, arguments.seeds)
-    check_column(arguments.table, rows, arguments.measure)
-    if arguments.against is not None and all(row["algorithm"] != arguments.against for row in rows):
-        raise unknown("algorithm", arguments.against, {row["algorithm"]: None for row in rows})
+    check_measure(arguments.table, rows, arguments.measure)
+    suffix = shared_suffix(row["algorithm"] for row in rows)
+    short = {row["algorithm"]: row["algorithm"].removesuffix(suffix) for row in rows}
+    against = short.get(arguments.against, arguments.against)
     header = [*HEADER]
-    if arguments.against is not None:
-        header += [f"less or more than {arguments.against}", "standard error", "ahead on seeds"]
-    print(markdown_table(header, lines(by_seed(rows, arguments.measure), arguments.against, arguments.digits)))
+    if against is not None:
+        if against not in short.values():
+            raise unknown("algorithm", against, short.values())
+        header += [f"less or more than {against}", "standard error", "ahead on seeds"]
+    values = by_seed([{**row, "algorithm": short[row["algorithm"]]} for row in rows], arguments.measure)
+    print(markdown_table(header, lines(values, against, arguments.digits)))
+    if suffix:
+        print(f"\nAll algorithms with {suffix}.")
 
 
 if __name__ == "__main__":

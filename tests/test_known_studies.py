@@ -10,6 +10,7 @@ from benchmark_scripts import load
 from matplotlib.axes import Axes
 
 from globediff_torchrl.studies.figures import bracket_figure, study_curves
+from globediff_torchrl.studies.labels import shared_suffix
 from globediff_torchrl.tables import write_rows
 
 
@@ -81,6 +82,36 @@ def test_the_bar_of_an_algorithm_is_its_mean_over_the_seeds_of_that_environment(
     rows = [{"env": env, "algorithm": "mappo", "return_last": r} for env, both in returns.items() for r in both]
     bracket_figure(rows, tmp_path / "study.png")
     assert bars() == [("hunt", ["mappo"], [1.0]), ("gates", ["mappo"], [3.0])]
+
+
+@pytest.mark.parametrize(
+    ("labels", "shared"),
+    [
+        (["globediff+frames-9", "globediff+reads-sample+frames-9"], "+frames-9"),
+        (["mappo+seeds-2+frames-9", "oracle+seeds-2+frames-9"], "+seeds-2+frames-9"),
+        (["mappo++kwargs.box-1+frames-9", "oracle++kwargs.box-1+frames-9"], "++kwargs.box-1+frames-9"),
+        (["mappo++frames-9", "oracle+frames-9"], ""),
+        (["mappo+frames-9", "oracle+frames-99"], ""),
+        (["mappo", "mappo+frames-9"], ""),
+        (["mappo+frames-9", "mappo+frames-9"], ""),  # one algorithm alone keeps its name
+        ([], ""),
+    ],
+)
+def test_what_labels_share_is_the_longest_run_of_entries_at_their_ends(labels, shared):
+    assert shared_suffix(labels) == shared
+
+
+def test_the_figures_leave_away_what_all_labels_end_with(monkeypatch, tmp_path):
+    bars, legends, legend = spy(monkeypatch, "barh"), [], Axes.legend
+    monkeypatch.setattr(
+        Axes, "legend", lambda axes, **rest: legends.append(axes.get_legend_handles_labels()[1]) or legend(axes, **rest)
+    )
+    names = ("mappo+frames-9", "globediff+reads-sample+frames-9")
+    rows = [{"env": "hunt", "algorithm": name, "return_last": i} for i, name in enumerate(names)]
+    bracket_figure(rows, tmp_path / "bars.png")
+    study_curves({("hunt", name): [[(1.0, 0.0)]] for name in names}, tmp_path / "curves.png", "return")
+    assert bars() == [("hunt", ["mappo", "globediff+reads-sample"], [0, 1])]
+    assert legends == [["mappo (1)", "globediff+reads-sample (1)"]]
 
 
 def test_the_band_of_a_study_reaches_from_the_lowest_seed_to_the_highest(monkeypatch, tmp_path):

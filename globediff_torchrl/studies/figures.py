@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from globediff_torchrl.evaluation.figures import COLOURS, INK, own_text
+from globediff_torchrl.studies.labels import shared_suffix
 
 
 @own_text()
 def bracket_figure(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """One panel an environment: the return of each algorithm, a dot a seed and a bar for the mean, as PNG.
+
+    What all labels end with is left away.
 
     Args:
         rows: one a run, with ``env``, ``algorithm`` and ``return_last``, "" of a run in which no episode ended.
@@ -25,7 +28,9 @@ def bracket_figure(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     environments = list(dict.fromkeys(row["env"] for row in rows))
     if not environments:
         return
-    labels = max(len(str(row["algorithm"])) for row in rows)  # beside each panel, in its width
+    suffix = shared_suffix(row["algorithm"] for row in rows)
+    rows = [{**row, "algorithm": row["algorithm"].removesuffix(suffix)} for row in rows]
+    labels = max(len(row["algorithm"]) for row in rows)  # beside each panel, in its width
     figure = Figure(figsize=((2.6 + 0.08 * labels) * len(environments), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, env in zip(figure.subplots(1, len(environments), squeeze=False)[0], environments):
@@ -51,6 +56,8 @@ def study_curves(
 ) -> None:
     """One panel an environment: a line an algorithm, its mean over seeds, in the band from the lowest to the highest.
 
+    What all labels end with is left away.
+
     Args:
         runs: by environment and algorithm, the points ``(frames, value)`` of each seed. Each is smoothed by a moving
             mean over a twentieth of its points.
@@ -66,6 +73,7 @@ def study_curves(
     figure = Figure(figsize=(4.4 * len(environments), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     names = list(dict.fromkeys(name for _, name in runs))
+    suffix = shared_suffix(names)
     for axes, env in zip(figure.subplots(1, len(environments), squeeze=False)[0], environments):
         for name in names:
             seeds = [np.array(points) for points in runs.get((env, name), []) if len(points)]
@@ -77,7 +85,7 @@ def study_curves(
             values = np.stack([np.convolve(seed[:length, 1], kernel, mode="valid") for seed in seeds])
             frames = seeds[0][window - 1 : length, 0]
             colour = COLOURS[names.index(name) % len(COLOURS)]
-            axes.plot(frames, values.mean(0), color=colour, label=f"{name} ({len(seeds)})")
+            axes.plot(frames, values.mean(0), color=colour, label=f"{name.removesuffix(suffix)} ({len(seeds)})")
             axes.fill_between(frames, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
         axes.set(title=str(env), xlabel="environment frames", ylabel=quantity)
         axes.grid(alpha=0.2)
