@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from globediff_torchrl.envs import make_env
 from globediff_torchrl.envs.families import check_name
 from globediff_torchrl.errors import UserError, ends_program
 from globediff_torchrl.studies.figures import bracket_figure, study_curves
+from globediff_torchrl.studies.labels import dataset_name, label_parts, run_name
 from globediff_torchrl.studies.measurements import markdown_table, mean_and_interval
 from globediff_torchrl.tables import read_rows, write_rows
 from globediff_torchrl.task import Task
@@ -54,9 +54,6 @@ HEADER = (
     "95% interval", "frames/s", "infer",
 )  # fmt: skip
 SPEED = ("frames_per_second", "infer_share")
-# entries with which a run needs other pairs (x, s) than the environment's other ones: another x or world, another
-# reader of x, another number or behaviour
-OTHER_PAIRS = re.compile(r"(?:aux|infer_per|pretrain\.(?:frames|behaviour)|experiment|env\.[\w.]+)=.*")
 LAST = {"return": 3, "success": 1 / 5}  # of the training's own batches: so many, or so large a share of the run
 
 
@@ -94,23 +91,21 @@ def about(env: str) -> Task:
 def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[str]) -> tuple[Path, list[str]]:
     """The output folder and the command line of one run."""
     family, scenario = named(env)
-    name, *variant = re.split(r"(?<!\+)\+", algorithm)  # a second + is hydra's own
     check_name(f"{family}/{scenario}")
-    config = f"mappo_{about(env).aux}" if name == "x_direct" else name
-    label = re.sub(r"algorithm\.|state_model\.|env\.", "", "+".join([algorithm, *overrides])).replace("=", "-")
-    output = folder / scenario / re.sub(r"[^\w.+-]+", "_", label) / f"seed{seed}"
-    found = [OTHER_PAIRS.search(entry) for entry in [*variant, *overrides]]
-    # the name of their folder goes through hydra, which has a use for brackets
-    other = [re.sub(r"[^\w.-]+", "_", match[0].replace("=", "-")) for match in found if match]
-    dataset = folder / scenario / "-".join(["dataset", *other, f"seed{seed}"])
+    name, *variant = label_parts(algorithm)
+    entries = [*variant, *overrides]
+    output = folder / scenario / run_name(algorithm, overrides) / f"seed{seed}"
     arguments = [
-        f"algorithm={config}", f"{scenario_entry(family)}={scenario}", f"seed={seed}",
-        f"output={output}", "threads=1", "progress=false", "logger=none", "evaluation.every_frames=0",
-        f"total_frames={128 * about(env).horizon * ITERATIONS.get(scenario, 30)}" if family == "vmas" else "",
-        "" if "pretrain" in algorithm else f"pretrain.dataset={dataset}", *variant, *overrides,
+        f"algorithm={f'mappo_{about(env).aux}' if name == 'x_direct' else name}",
+        f"{scenario_entry(family)}={scenario}", f"seed={seed}", f"output={output}",
+        "threads=1", "progress=false", "logger=none", "evaluation.every_frames=0",
     ]  # fmt: skip
+    if family == "vmas":
+        arguments.append(f"total_frames={128 * about(env).horizon * ITERATIONS.get(scenario, 30)}")
+    if "pretrain" not in algorithm:
+        arguments.append(f"pretrain.dataset={folder / scenario / dataset_name(entries, seed)}")
     script = Path(__file__).with_name(f"{main_config(family)}.py")
-    return output, [sys.executable, str(script), *(argument for argument in arguments if argument)]
+    return output, [sys.executable, str(script), *arguments, *entries]
 
 
 def run(job: tuple[Path, list[str]]) -> None:
