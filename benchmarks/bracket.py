@@ -39,7 +39,8 @@ from globediff_torchrl.studies.measurements import markdown_table, mean_and_inte
 from globediff_torchrl.tables import read_rows, write_rows
 from globediff_torchrl.task import Task
 from globediff_torchrl.training.cli import check_arguments
-from globediff_torchrl.training.config import main_config, scenario_entry
+from globediff_torchrl.training.config import compose, main_config, scenario_entry
+from globediff_torchrl.training.imports import import_modules
 from globediff_torchrl.training.run_files import CHECKPOINTS, SUMMARY, TABLE
 
 ALGORITHMS = ("open_loop", "mappo", "x_direct", "regressor", "globediff", "oracle")
@@ -86,6 +87,13 @@ def about(env: str) -> Task:
     made = make_env("/".join(named(env)), num_envs=1)
     made.close()
     return made.task
+
+
+def import_own(entries: list[str]) -> None:
+    """Imports the modules that ``imports=`` entries name: environments of one's own are known from then on."""
+    for entry in entries:
+        if entry.lstrip("+").startswith("imports="):
+            import_modules(compose(overrides=[entry]).imports)
 
 
 def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[str]) -> tuple[Path, list[str]]:
@@ -194,6 +202,8 @@ def main() -> None:
     if arguments.window is not None and arguments.window[0] >= arguments.window[1]:
         raise UserError(f"--window must be two rising numbers of frames, got {arguments.window}: pass e.g. 0 100000.")
     envs = [] if arguments.table_only else arguments.envs
+    variants = [entry for algorithm in arguments.algorithms for entry in label_parts(algorithm)[1:]]
+    import_own([*arguments.overrides, *variants])
     check_families(envs, arguments.output)
     jobs = [
         command(env, algorithm, seed, arguments.output, arguments.overrides)

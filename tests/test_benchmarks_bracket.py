@@ -219,3 +219,41 @@ def test_only_a_run_that_has_ended_well_gives_up_its_checkpoints(bracket, tmp_pa
     bracket.run((output, [sys.executable, "-c", f"raise SystemExit({code})"]))
     assert (output / "checkpoints").exists() == kept
     assert (output / "policy.safetensors").exists()
+
+
+ENDS = 'echo "{\\"complete\\": true}" > "$output/summary.json"'  # as a run does that comes to its end
+
+
+@pytest.fixture
+def runs_end(monkeypatch, tmp_path):
+    """Stands in for Python in the runs of a study: ``runs_end(how)`` gives the file with the entries of those begun."""
+
+    def stand_in(how: str) -> Path:
+        python, begun = tmp_path / "python", tmp_path / "begun"
+        output = 'for entry; do case "$entry" in output=*|resume=*) output="${entry#*=}";; esac; done'
+        python.write_text(f'#!/bin/sh\nshift; echo "$@" >> "{begun}"\n{output}\n{how}\n')
+        python.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(python))
+        return begun
+
+    return stand_in
+
+
+def study_of(monkeypatch, tmp_path, *asked: str) -> int | None:
+    return run(monkeypatch, "bracket", "--output", str(tmp_path / "study"), "--jobs", "1", *asked)
+
+
+@pytest.mark.parametrize("asked", [("mappo", "--", "imports=[my_vault]"), ("mappo+imports=[my_vault]",)])
+def test_an_environment_of_one_s_own_is_known_by_the_module_that_the_entries_import(
+    monkeypatch, tmp_path, runs_end, asked
+):
+    monkeypatch.setitem(PRESETS, "vault", None)  # so that it is taken away again
+    del PRESETS["vault"]
+    monkeypatch.setitem(sys.modules, "my_vault", None)
+    del sys.modules["my_vault"]
+    module = 'from globediff_torchrl.envs.vmas import PRESETS\n\nPRESETS["vault"] = PRESETS["hunt"]\n'
+    (tmp_path / "my_vault.py").write_text(module)
+    monkeypatch.chdir(tmp_path)
+    begun = runs_end(ENDS)
+    assert study_of(monkeypatch, tmp_path, "--envs", "vault", "--algorithms", *asked) is None
+    assert "env.scenario=vault" in begun.read_text() and "imports=[my_vault]" in begun.read_text()
