@@ -2,9 +2,11 @@
 
     python benchmarks/bracket.py --envs hunt gates trilateration --seeds 0 1 2 --jobs 2
 
-Runs ``benchmarks/<family>.py`` once for each environment, algorithm and seed, one torch thread a run, and skips what
-is there already, so that it can be stopped and started again; a run that has ended keeps its policy and its table, not
-its checkpoints. Writes ``runs.csv``, ``table.md``, ``bracket.png`` and ``curves.png``; ``compare.py`` compares them.
+Runs ``benchmarks/<family>.py`` once for each environment, algorithm and seed, one torch thread a run; a run that has
+ended keeps its policy and its table, not its checkpoints. Ctrl-C and SIGTERM stop it, and the same command goes on: it
+skips the runs that have ended, and resumes those that have not. Ends with exit code 1 where a run failed. Writes
+``runs.csv``, ``table.md``, ``bracket.png`` and ``curves.png``; ``compare.py`` compares them.
+
 An environment is a VMAS preset, or named with its family: ``smax/smacv2_5_units``. ``algorithm+entry=value`` is a
 variant of an algorithm, ``algorithm++env.kwargs.box=0.3`` one with an entry that the configuration has not; entries
 after ``--`` make a variant of every algorithm. All state models of one environment, x and seed are pretrained on the
@@ -18,12 +20,13 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas package
@@ -32,16 +35,18 @@ from tqdm import tqdm
 
 from globediff_torchrl.envs import make_env
 from globediff_torchrl.envs.families import check_name
-from globediff_torchrl.errors import UserError, ends_program
+from globediff_torchrl.errors import UserError, check_count, ends_program
 from globediff_torchrl.studies.figures import bracket_figure, study_curves
 from globediff_torchrl.studies.labels import dataset_name, label_parts, run_name
 from globediff_torchrl.studies.measurements import markdown_table, mean_and_interval
+from globediff_torchrl.studies.processes import Processes
 from globediff_torchrl.tables import read_rows, write_rows
 from globediff_torchrl.task import Task
 from globediff_torchrl.training.cli import check_arguments
 from globediff_torchrl.training.config import compose, main_config, scenario_entry
 from globediff_torchrl.training.imports import import_modules
-from globediff_torchrl.training.run_files import CHECKPOINTS, SUMMARY, TABLE
+from globediff_torchrl.training.resume import env_of
+from globediff_torchrl.training.run_files import CHECKPOINTS, CONFIG, FIT_STATE, SUMMARY, TABLE
 
 ALGORITHMS = ("open_loop", "mappo", "x_direct", "regressor", "globediff", "oracle")
 ITERATIONS = {"hunt": 36, "compass": 40}  # of 128 episodes each; 30 elsewhere
@@ -55,6 +60,7 @@ HEADER = (
     "95% interval", "frames/s", "infer",
 )  # fmt: skip
 SPEED = ("frames_per_second", "infer_share")
+LOG = "log.txt"  # of a run: what it printed
 LAST = {"return": 3, "success": 1 / 5}  # of the training's own batches: so many, or so large a share of the run
 
 
@@ -72,7 +78,9 @@ def check_families(envs: list[str], folder: Path) -> None:
     """
     families = {}
     for family, scenario in map(named, envs):
-        there = [json.loads(path.read_text()).get("env") for path in folder.glob(f"{scenario}/*/seed*/summary.json")]
+        there = [json.loads(path.read_text()).get("env") for path in folder.glob(f"{scenario}/*/seed*/{SUMMARY}")]
+        runs = [path.parent for path in folder.glob(f"{scenario}/*/seed*/{CONFIG}")]
+        there += [env_of(run) for run in runs if not (run / SUMMARY).exists()]  # they would be resumed
         for other in [*there, families.setdefault(scenario, f"{family}/{scenario}")]:
             if other not in (None, f"{family}/{scenario}"):
                 raise UserError(
@@ -116,16 +124,48 @@ def command(env: str, algorithm: str, seed: int, folder: Path, overrides: list[s
     return output, [sys.executable, str(script), *arguments, *entries]
 
 
-def run(job: tuple[Path, list[str]]) -> None:
+def commands(arguments: argparse.Namespace) -> dict[Path, list[str]]:
+    """The command line of each run, by its output folder; a mistake in one is found before the first one begins."""
+    variants = [entry for algorithm in arguments.algorithms for entry in label_parts(algorithm)[1:]]
+    import_own([*arguments.overrides, *variants])
+    check_families(arguments.envs, arguments.output)
+    found = dict(
+        command(env, algorithm, seed, arguments.output, arguments.overrides)
+        for seed in arguments.seeds
+        for algorithm in arguments.algorithms
+        for env in arguments.envs  # innermost: two side by side seldom need the same offline data and wait
+    )
+    of_a_seed = len(arguments.algorithms) * len(arguments.envs)  # the other seeds differ in it alone
+    for _, script, *entries in list(found.values())[:of_a_seed]:
+        check_arguments(Path(script).stem, entries)
+    return found
+
+
+def resumable(output: Path) -> bool:
+    """Whether a run there has left more to go on from than its configuration."""
+    begun = (output / CONFIG).exists()
+    return begun and ((output / FIT_STATE).exists() or any((output / CHECKPOINTS).glob("checkpoint-*")))
+
+
+def run(job: tuple[Path, list[str]], processes: Processes) -> bool:
+    """Begins a run or goes on with it; False where it failed, and not where a signal has ended the study."""
     output, arguments = job
+    if processes.stopped_by is not None:
+        return True
     output.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (output / "log.txt").open("w") as log:
-        code = subprocess.run(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
-    if code != 0:
-        tqdm.write(f"failed with exit code {code}: {output / 'log.txt'}")
-    elif finished(output):  # what is left to resume is nothing, and with a state model's pairs takes gigabytes
+    goes_on = resumable(output)
+    if goes_on:  # its folder is called after its entries, and its config.yaml has them all
+        arguments = [*arguments[:2], f"resume={output}"]
+    with (output / LOG).open("a" if goes_on else "w") as log:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        code = processes.run(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    if code == 0 and finished(output):  # what is left to resume is nothing, and with a state model's pairs gigabytes
         shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+        return True
+    if processes.stopped_by is not None:
+        return True
+    tqdm.write(f"did not come to its end, exit code {code}: {output / LOG}")
+    return False
 
 
 def finished(output: Path) -> bool:
@@ -184,8 +224,24 @@ def write(folder: Path, rows: list[dict], quantity: str) -> None:
     study_curves(curves(folder, quantity), folder / "curves.png", quantity)
 
 
-@ends_program()
-def main() -> None:
+def study(arguments: argparse.Namespace, processes: Processes) -> bool:
+    """Runs what has not ended yet, and writes the tables behind each run; False where some failed."""
+    jobs = [job for job in commands(arguments).items() if not finished(job[0])]
+    failed = []
+    with ThreadPoolExecutor(arguments.jobs) as pool, tqdm(total=len(jobs), desc="runs") as bar:
+        for (output, _), well in zip(jobs, pool.map(partial(run, processes=processes), jobs)):
+            if not well:
+                failed.append(str(output / LOG))
+            if processes.stopped_by is None:
+                bar.update()
+                write(arguments.output, collect(arguments.output, arguments.window), arguments.curve)
+    write(arguments.output, collect(arguments.output, arguments.window), arguments.curve)
+    if failed:
+        print(f"error: {len(failed)} of {len(jobs)} runs failed, see {', '.join(failed)}", file=sys.stderr)
+    return not failed
+
+
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", nargs="+", default=["hunt", "trilateration", "gates"])
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS))
@@ -199,26 +255,31 @@ def main() -> None:
     parser.add_argument("--table-only", action="store_true", help="run nothing, write the tables of what is there")
     parser.add_argument("overrides", nargs="*", help="entries of the configuration for all runs, after --")
     arguments = parser.parse_args()
+    check_count("--jobs", arguments.jobs, "pass e.g. --jobs 2")
     if arguments.window is not None and arguments.window[0] >= arguments.window[1]:
         raise UserError(f"--window must be two rising numbers of frames, got {arguments.window}: pass e.g. 0 100000.")
-    envs = [] if arguments.table_only else arguments.envs
-    variants = [entry for algorithm in arguments.algorithms for entry in label_parts(algorithm)[1:]]
-    import_own([*arguments.overrides, *variants])
-    check_families(envs, arguments.output)
-    jobs = [
-        command(env, algorithm, seed, arguments.output, arguments.overrides)
-        for seed in arguments.seeds
-        for algorithm in arguments.algorithms
-        for env in envs  # innermost: two side by side seldom need the same offline data and wait
-    ]
-    for _, line in jobs[: len(arguments.algorithms) * len(envs)]:  # of the first seed; the others differ in it alone
-        check_arguments(Path(line[1]).stem, line[2:])
-    jobs = [job for job in jobs if not finished(job[0])]
-    with ThreadPoolExecutor(arguments.jobs) as pool, tqdm(total=len(jobs), desc="runs") as bar:
-        for _ in pool.map(run, jobs):
-            bar.update()
-            write(arguments.output, collect(arguments.output, arguments.window), arguments.curve)
-    write(arguments.output, collect(arguments.output, arguments.window), arguments.curve)
+    return arguments
+
+
+@ends_program()
+def main() -> None:
+    arguments = parsed()
+    if arguments.table_only:
+        rows = collect(arguments.output, arguments.window)
+        if not rows:
+            raise UserError(
+                f"--output is expected to be the folder of a study, got {arguments.output} without a run that has "
+                "ended: is it a misprint? Leave --table-only away to run the study there."
+            )
+        write(arguments.output, rows, arguments.curve)
+        return
+    with Processes() as processes:
+        well = study(arguments, processes)
+    if processes.stopped_by is not None:
+        name = signal.Signals(processes.stopped_by).name
+        print(f"stopped by {name}; the same command goes on with the study.", file=sys.stderr)
+        sys.exit(128 + processes.stopped_by)
+    sys.exit(None if well else 1)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from benchmark_scripts import BENCHMARKS, load, run
 
 from globediff_torchrl import UserError
 from globediff_torchrl.envs.vmas import PRESETS
+from globediff_torchrl.studies.processes import Processes
 from globediff_torchrl.training.config import compose
 
 
@@ -216,7 +218,8 @@ def test_only_a_run_that_has_ended_well_gives_up_its_checkpoints(bracket, tmp_pa
     (output / "checkpoints" / "checkpoint-1").mkdir(parents=True)
     (output / "policy.safetensors").touch()
     (output / "summary.json").write_text(json.dumps({"complete": complete}))
-    bracket.run((output, [sys.executable, "-c", f"raise SystemExit({code})"]))
+    job = output, [sys.executable, "-c", f"raise SystemExit({code})"]
+    assert bracket.run(job, Processes()) == (code == 0 and complete)
     assert (output / "checkpoints").exists() == kept
     assert (output / "policy.safetensors").exists()
 
@@ -257,3 +260,81 @@ def test_an_environment_of_one_s_own_is_known_by_the_module_that_the_entries_imp
     begun = runs_end(ENDS)
     assert study_of(monkeypatch, tmp_path, "--envs", "vault", "--algorithms", *asked) is None
     assert "env.scenario=vault" in begun.read_text() and "imports=[my_vault]" in begun.read_text()
+
+
+@pytest.mark.parametrize(
+    ("left", "resumed"),
+    [
+        (("config.yaml", "checkpoints/checkpoint-960"), True),
+        (("config.yaml", "pretraining.pt"), True),
+        (("config.yaml", "checkpoints/.checkpoint-960"), False),  # half written
+        (("config.yaml",), False),
+        (("checkpoints/checkpoint-960",), False),
+    ],
+)
+def test_a_run_that_was_interrupted_is_gone_on_with_where_it_has_left_something(
+    bracket, tmp_path, runs_end, left, resumed
+):
+    output = tmp_path / "run"
+    for name in left:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).touch()
+    (output / "log.txt").write_text("of the first time\n")
+    begun = runs_end(f"echo now; {ENDS}")
+    assert bracket.run((output, [sys.executable, "vmas.py", f"output={output}", "seed=0"]), Processes())
+    assert begun.read_text() == (f"resume={output}\n" if resumed else f"output={output} seed=0\n")
+    assert (output / "log.txt").read_text() == ("of the first time\nnow\n" if resumed else "now\n")
+
+
+def test_a_run_of_another_family_that_was_interrupted_is_not_gone_on_with(bracket, tmp_path):
+    (tmp_path / "3m" / "mappo" / "seed0").mkdir(parents=True)
+    (tmp_path / "3m" / "mappo" / "seed0" / "config.yaml").write_text("env: {family: smax, scenario: 3m}\n")
+    bracket.check_families(["smax/3m"], tmp_path)
+    with pytest.raises(UserError, match=r"got smac/3m beside smax/3m"):
+        bracket.check_families(["smac/3m"], tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_runs_and_begins_no_other_one(monkeypatch, tmp_path, runs_end, capsys, number):
+    before = signal.getsignal(number)
+    how = f'trap "echo left; exit 0" TERM; kill -{int(number)} $PPID; for i in $(seq 100); do sleep 0.1; done; {ENDS}'
+    begun = runs_end(how)
+    asked = ("--envs", "hunt", "--algorithms", "mappo", "oracle")
+    assert study_of(monkeypatch, tmp_path, *asked) == 128 + number
+    assert len(begun.read_text().splitlines()) == 1
+    assert (tmp_path / "study" / "hunt" / "mappo" / "seed0" / "log.txt").read_text() == "left\n"
+    name = signal.Signals(number).name
+    assert capsys.readouterr().err.splitlines()[-1] == f"stopped by {name}; the same command goes on with the study."
+    assert signal.getsignal(number) is before
+
+
+def test_runs_that_fail_are_counted_and_end_the_study_with_1(monkeypatch, tmp_path, runs_end, capsys):
+    runs_end(f'case "$*" in *algorithm=mappo*) exit 3;; esac; {ENDS}')
+    assert study_of(monkeypatch, tmp_path, "--envs", "hunt", "--algorithms", "mappo", "oracle") == 1
+    log = tmp_path / "study" / "hunt" / "mappo" / "seed0" / "log.txt"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: 1 of 2 runs failed, see {log}"
+
+
+def test_one_run_asked_for_twice_runs_once(monkeypatch, tmp_path, runs_end):
+    begun = runs_end(ENDS)
+    asked = ("--envs", "hunt", "vmas/hunt", "--algorithms", "mappo", "mappo", "--seeds", "0", "0")
+    assert study_of(monkeypatch, tmp_path, *asked) is None
+    assert len(begun.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (("--jobs", "0"), "--jobs must be a whole number above 0, got 0"),
+        (("--table-only",), "study without a run that has ended: is it a misprint?"),
+        (("--algorithms", "mappo", "--", "imports=[no_such_module]"), "but there is no such module"),
+        (("--algorithms", f"mappo+env.hide={'m' * 250}"), "255 bytes at most, got 261 from mappo+hide-mmm"),
+        (("--algorithms", f"mappo+env.hide={'m' * 230}"), "255 bytes at most, got 258 from dataset-env.hide-mmm"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line_and_leaves_nothing(monkeypatch, tmp_path, runs_end, capsys, asked, says):
+    runs_end(ENDS)
+    assert study_of(monkeypatch, tmp_path, "--envs", "hunt", *asked) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and says in error and error.count("\n") == 1
+    assert not (tmp_path / "study").exists()
