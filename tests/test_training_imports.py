@@ -77,6 +77,14 @@ def test_a_resume_and_load_policy_import_what_the_run_had(worlds):
     assert type(resumed.team.state_model).__name__ == "Mine" and resumed.train()["complete"]
 
 
+def test_load_policy_of_a_run_that_does_not_remember_the_module_says_how_it_would(worlds):
+    import_modules(["my_worlds"])  # as in a script, which registers without an entry of the configuration
+    make_trainer(output="run", overrides=[*FAST, *MINE[2:], "total_frames=80"]).train()
+    forget()
+    with pytest.raises(UserError, match=r"Unknown state model 'mine'.*its module is imported, see imports"):
+        load_policy("run", num_envs=2)
+
+
 def test_what_a_run_of_before_had_not_is_as_base_yaml_has_it(fast_trainer, tmp_path):
     fast_trainer("mappo", iterations=1).train()
     path = tmp_path / "run" / "config.yaml"

@@ -17,6 +17,18 @@ STATE_MODELS: dict[str, type[StateModel]] = {
 }
 
 
+def state_model_class(name: str) -> type[StateModel]:
+    """The class that is registered by a name.
+
+    Raises:
+        UserError: none is.
+    """
+    if name not in STATE_MODELS:
+        error = unknown("state model", name, STATE_MODELS)
+        raise UserError(f"{error} One of your own is known once its module is imported, see imports.")
+    return STATE_MODELS[name]
+
+
 def make_state_model(name: str, env_or_dims: Any, **settings: Any) -> StateModel:
     """Build a state model by name.
 
@@ -31,9 +43,7 @@ def make_state_model(name: str, env_or_dims: Any, **settings: Any) -> StateModel
     Example:
         >>> make_state_model("regressor", (8, 12), preset="paper")
     """
-    if name not in STATE_MODELS:
-        raise unknown("state model", name, STATE_MODELS)
-    model = STATE_MODELS[name]
+    model = state_model_class(name)
     if not isinstance(env_or_dims, (tuple, list)):
         return model.from_env(env_or_dims, **settings)
     if len(env_or_dims) != 2:

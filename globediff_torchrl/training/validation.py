@@ -15,6 +15,7 @@ from globediff_torchrl.envs.smac.maps import CONFIGURATIONS
 from globediff_torchrl.errors import UserError, check_device, unknown
 from globediff_torchrl.policies.recurrent import RECURRENT
 from globediff_torchrl.state_models import STATE_MODELS
+from globediff_torchrl.state_models.registry import state_model_class
 from globediff_torchrl.training import config as configuration
 from globediff_torchrl.training.entries import not_an_argument, own_entry
 from globediff_torchrl.training.true_inferences import UPDATE_INPUTS
@@ -213,9 +214,7 @@ def _check_names(config: DictConfig) -> None:
             f"algorithm.state_model of algorithm={config.algorithm.name} has no name, got {_show(model)}; expected one "
             f"of {', '.join(STATE_MODELS)}: choose algorithm=globediff, or leave its arguments away."
         )
-    if model.name not in STATE_MODELS:
-        error = unknown("state model", model.name, STATE_MODELS)
-        raise UserError(f"{error} One of your own is known once its module is imported, see imports.")
+    state_model_class(model.name)  # raises
 
 
 def _check_buffer(config: DictConfig) -> None:
