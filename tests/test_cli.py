@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from globediff_torchrl.state_models import STATE_MODELS
 from globediff_torchrl.training import announce
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +69,18 @@ def test_a_run_leaves_its_results_and_says_what_is_hidden_and_where_they_lie(tmp
 def test_the_first_lines_of_a_run_say_what_the_actor_reads(algorithm, read, fast_trainer, capsys):
     announce(fast_trainer(algorithm))
     assert read in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("base", "read"),
+    [("regressor", "Mine once per team, of which the actor reads the mean"), ("oracle", "Mine .* the true state")],
+)
+def test_what_the_actor_reads_of_a_model_of_ones_own_is_what_it_says_itself(
+    base, read, fast_trainer, monkeypatch, capsys
+):
+    monkeypatch.setitem(STATE_MODELS, "mine", type("Mine", (STATE_MODELS[base],), {}))
+    announce(fast_trainer(base, "algorithm.state_model.name=mine"))
+    assert re.search(read, capsys.readouterr().out)
 
 
 def test_a_process_ended_in_its_pretraining_says_how_to_go_on(tmp_path, fast_config):

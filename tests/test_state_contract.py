@@ -1,9 +1,14 @@
-"""The contract of a state model: nothing else asks which one is in use, and locked data can be given to all."""
+"""The contract of a state model: nothing else asks which one is in use, and locked data can be given to all.
+
+Of the documentation's own model too: what it does not do, nobody's would.
+"""
+
+from pathlib import Path
 
 import pytest
 import torch
 from tensordict import TensorDict
-from tensordict.nn import set_skip_existing
+from tensordict.nn import dispatch, set_skip_existing
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from globediff_torchrl.errors import UserError
@@ -19,7 +24,17 @@ from globediff_torchrl.state_models import (
 
 X, S = 4, 3
 AUX, INFERRED = ("agents", "aux_observation"), ("agents", "inferred_state")
-MODELS = {"globediff": {"width": 16}, "regressor": {"width": 16}, "vae": {"width": 16}, "oracle": {}}
+MODELS = {"globediff": {"width": 16}, "regressor": {"width": 16}, "vae": {"width": 16}, "oracle": {}, "linear": {}}
+TRAINED = [name for name in MODELS if name != "oracle"]
+EXAMPLE = Path(__file__).resolve().parent.parent / "docs" / "examples" / "state_model.py"
+
+
+@pytest.fixture(autouse=True)
+def documented(monkeypatch):
+    """The documentation's model under its name, without the training behind it."""
+    monkeypatch.setitem(STATE_MODELS, "linear", None)  # so that it is taken away again
+    exec(compile(EXAMPLE.read_text().partition("\nenv = ")[0], EXAMPLE, "exec"), {"__name__": "example"})
+    return STATE_MODELS["linear"]
 
 
 def data(rows=12, n=2):
@@ -145,7 +160,7 @@ def test_locked_and_memory_mapped_data_are_answered_in_a_copy_that_shares_them(t
         assert model(plain) is plain
 
 
-@pytest.mark.parametrize("name", ["globediff", "regressor", "vae"])
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_loss_of_a_fitted_model_says_that_nothing_would_be_trained(name):
     model = make_state_model(name, (X, S), **MODELS[name])
     fit(model, data(), steps=2, batch_size=4, progress=False)
@@ -159,7 +174,7 @@ def test_the_loss_of_a_fitted_model_says_that_nothing_would_be_trained(name):
     assert any(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", STATE_MODELS)
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("shape", [(6,), (6, 2)])
 def test_tensors_are_answered_as_a_tensordict_of_them_is(name, shape):
     model = make_state_model(name, (X, S), **MODELS[name])
@@ -171,6 +186,30 @@ def test_tensors_are_answered_as_a_tensordict_of_them_is(name, shape):
     assert len(found) == len(model.out_keys)
     for key, value in zip(model.out_keys, found):
         torch.testing.assert_close(value, expected[key])
+
+
+class Decorated(StateModel):
+    """A model of a user's own that wraps its forward as TorchRL's modules do."""
+
+    @dispatch(auto_batch_size=False)
+    @set_skip_existing(None)
+    def forward(self, tensordict):
+        x, lead, n = self.read_aux(tensordict)
+        self.write(tensordict, self.inferred_key, x[:, : self.state_dim], lead, n)
+        return tensordict
+
+
+def test_a_forward_that_is_wrapped_as_torchrls_are_is_taken_as_it_is():
+    model, td = Decorated(X, S), data()
+    torch.testing.assert_close(model(td[AUX]), td[AUX][..., :S])
+    there = td.clone().set(INFERRED, torch.full((12, 2, S), 7.0))
+    with set_skip_existing(True):
+        assert (model(there)[INFERRED] == 7).all()
+
+
+def test_a_forward_of_another_argument_is_refused_where_it_is_written():
+    with pytest.raises(UserError, match=r"forward of Mine expects .* tensordict.*got forward\(self, td\): rename it"):
+        type("Mine", (StateModel,), {"forward": lambda self, td: td})
 
 
 EXPORTED = {
@@ -208,7 +247,7 @@ def test_what_stands_there_is_left_alone_where_tensordict_is_told_so(name):
     assert (model(td.clone().update(there))[INFERRED] != 7).all()
 
 
-@pytest.mark.parametrize("name", ["globediff", "regressor", "vae"])
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_loss_of_tensors_gives_its_terms_in_order(name):
     loss, td = make_state_model(name, (X, S), **MODELS[name]).make_loss(), data()
     found = []
@@ -221,7 +260,7 @@ def test_a_loss_of_tensors_gives_its_terms_in_order(name):
         assert (one if isinstance(one, tuple) else (one,)) == terms
 
 
-@pytest.mark.parametrize("name", ["globediff", "regressor", "vae"])
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3), (2, 0, 3)])
 def test_any_batch_shape_is_answered_row_by_row(name, shape):
     model, n = make_state_model(name, (X, S), **MODELS[name]), 2

@@ -3,11 +3,12 @@
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from globediff_torchrl import fit, make_env, make_state_model, make_trainer
+from globediff_torchrl import fit, keys, make_env, make_state_model, make_trainer
 from globediff_torchrl.state_models import (
     STATE_MODELS,
     StateModel,
     StateModelLoss,
+    key_beside,
     masked_mean,
     squared_error,
     unlocked,
@@ -15,17 +16,23 @@ from globediff_torchrl.state_models import (
 
 
 class LinearStateModel(StateModel):
-    """Reads ("agents", "aux_observation") [*B, n, d_x]; writes ("agents", "inferred_state") [*B, n, d_s]."""
+    """Reads ("agents", "aux_observation") [*B, n, d_x]; writes "inferred_state" and "inferred_mean" [*B, n, d_s]."""
+
+    answer = "mean"  # what the actor reads, in the lines that a run begins with
 
     def __init__(self, aux_dim: int, state_dim: int, **common):
         super().__init__(aux_dim, state_dim, **common)  # keys, standardisation, infer_per
         self.net = nn.Linear(aux_dim, state_dim)
+        self.mean_key = key_beside(self.inferred_key, None, keys.INFERRED_MEAN)  # in the group of inferred_key
+        self.out_keys = [self.inferred_key, self.mean_key]
         self.config = {"aux_dim": aux_dim, "state_dim": state_dim, **common}  # saved beside the weights
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         tensordict = unlocked(tensordict)  # of memory-mapped data, which are locked, a shallow copy
         x, lead, n = self.read_aux(tensordict)  # standardised, one row an inference
-        self.write(tensordict, self.inferred_key, self.restore_state(self.net(x)), lead, n)
+        mean = self.restore_state(self.net(x))
+        self.write(tensordict, self.inferred_key, mean, lead, n)
+        self.write(tensordict, self.mean_key, mean, lead, n)
         return tensordict
 
     def make_loss(self) -> StateModelLoss:

@@ -10,7 +10,7 @@ from globediff_torchrl.state_models.numerics import masked_mean, squared_error
 from globediff_torchrl.state_models.objective import StateModelLoss
 from globediff_torchrl.state_models.oracle import OracleStateModel
 from globediff_torchrl.state_models.pairs import Pairs, pairs_of
-from globediff_torchrl.state_models.reading import unlocked
+from globediff_torchrl.state_models.reading import key_beside, unlocked
 from globediff_torchrl.state_models.registry import STATE_MODELS, make_state_model
 from globediff_torchrl.state_models.sampler import DiffusionSampler
 from globediff_torchrl.state_models.schedule import NoiseSchedule
@@ -32,6 +32,7 @@ __all__ = [
     "VAELoss",
     "VAEStateModel",
     "fit",
+    "key_beside",
     "make_state_model",
     "masked_mean",
     "pairs_of",

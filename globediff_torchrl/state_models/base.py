@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import torch
 from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import dispatch, set_skip_existing
 from torch import Tensor
 from torchrl.objectives import LossModule
 
@@ -43,10 +44,24 @@ class StateModel(Standardised):
         UserError: sizes below 1 or an unknown ``infer_per``.
     """
 
+    answer = "inferred state"  # what it is that stands under `inferred_key`, in the lines that a run begins with
     preset = "tuned"  # of a model that has none: whose `fit_defaults` it takes
     table_lr: float | None = None  # the paper's learning rate for this model, with preset="paper"
     overridable: tuple[str, ...] | None = None  # arguments that `from_pretrained` may replace; None: any that fits
     execution_only: tuple[str, ...] = COMMON  # arguments that no fit depends on, given the pairs that it reads
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Every model's ``forward`` takes tensors too, and under ``set_skip_existing`` leaves alone what is there."""
+        super().__init_subclass__(**kwargs)
+        if "forward" not in vars(cls):  # the inherited one is wrapped already
+            return
+        if list(inspect.signature(cls.forward).parameters)[1:2] != ["tensordict"]:
+            raise UserError(
+                f"forward of {cls.__name__} expects its argument to be called tensordict, as tensordict's own modules "
+                f"do, got forward{inspect.signature(cls.forward)}: rename it."
+            )
+        # auto_batch_size would count d_x as a batch dim
+        cls.forward = dispatch(auto_batch_size=False)(set_skip_existing(None)(cls.forward))
 
     def __init__(
         self,

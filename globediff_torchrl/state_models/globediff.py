@@ -4,7 +4,6 @@ from typing import Any, Self
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import dispatch, set_skip_existing
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import MLP
@@ -91,6 +90,7 @@ class GlobeDiff(StateModel):
         torch.Size([5, 3, 4, 12])
     """
 
+    answer = "sample"
     overridable = (
         "sampler", "clip", "num_samples", "sample", "deterministic", "noise", "beta_kl", "levels", "dims", "infer_per",
         *_KEYS,
@@ -202,8 +202,6 @@ class GlobeDiff(StateModel):
             self.out_keys.append(self.latent_key)
 
     # -------------------------------------------------------------------------------------------------- execution
-    @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
-    @set_skip_existing(None)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write ``out_keys``, into a shallow copy where the tensordict is locked; of x as a tensor give them back."""
         tensordict = unlocked(tensordict)

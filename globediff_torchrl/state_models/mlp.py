@@ -3,7 +3,6 @@
 from typing import Any
 
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import dispatch, set_skip_existing
 from torch import Tensor
 from torchrl.modules import MLP
 
@@ -35,6 +34,7 @@ class MLPStateModel(StateModel):
         >>> model(TensorDict({("agents", "aux_observation"): torch.randn(5, 3, 8)}, [5]))
     """
 
+    answer = "mean"
     overridable = execution_only = (*COMMON, "mean_key")
     table_lr = 3e-4  # Table 4
 
@@ -64,8 +64,6 @@ class MLPStateModel(StateModel):
             **common,
         }  # fmt: skip
 
-    @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
-    @set_skip_existing(None)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the mean state to both out_keys; into a shallow copy where the tensordict is locked."""
         tensordict = unlocked(tensordict)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from tensordict import TensorDictBase
-from tensordict.nn import dispatch, set_skip_existing
 
+from globediff_torchrl import keys
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.state_models.base import StateModel
 from globediff_torchrl.state_models.reading import names, unlocked
@@ -30,10 +30,9 @@ class OracleStateModel(StateModel):
     def __init__(self, aux_dim: int, state_dim: int, **common: Any):
         super().__init__(aux_dim, state_dim, **common)
         self.in_keys = [self.aux_key, self.state_key]
+        self.answer = "true target" if self.state_key == keys.TARGET_STATE else "true state"
         self.config = {"aux_dim": aux_dim, "state_dim": state_dim, **common}
 
-    @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
-    @set_skip_existing(None)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the true state for each agent; into a shallow copy where the tensordict is locked."""
         x, s = tensordict.get(self.aux_key, None), tensordict.get(self.state_key, None)

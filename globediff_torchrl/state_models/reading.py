@@ -20,8 +20,15 @@ def as_key(key: Any) -> NestedKey:
 
 
 def key_beside(inferred_key: NestedKey, given: NestedKey | None, usual: NestedKey) -> NestedKey:
-    """The key that was given; else the usual one's name in the group of what is inferred, so that two models that
-    infer into two groups do not write over one another."""
+    """Where a state model writes what it gives beside ``inferred_key``.
+
+    The key that was given; else the usual one's name in the group of what is inferred, so that two models that infer
+    into two groups do not write over one another. Of an ``inferred_key`` at the root the usual key itself.
+
+    Example:
+        >>> key_beside(("walkers", "inferred_state"), None, keys.HYPOTHESES)
+        ('walkers', 'hypotheses')
+    """
     if given is not None:
         return as_key(given)
     return (*inferred_key[:-1], usual[-1]) if isinstance(inferred_key, tuple) else usual

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import dispatch, set_skip_existing
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import MLP
@@ -44,6 +43,7 @@ class VAEStateModel(StateModel):
         >>> model(TensorDict({("agents", "aux_observation"): torch.randn(5, 3, 8)}, [5]))
     """
 
+    answer = "sample"
     table_lr = 1e-4  # Table 4
     overridable = (*COMMON, "beta_kl", "zero_latent", "latent_key")
     execution_only = (*COMMON, "zero_latent", "latent_key")
@@ -84,8 +84,6 @@ class VAEStateModel(StateModel):
             "latent_key": latent_key, **common,
         }  # fmt: skip
 
-    @dispatch(auto_batch_size=False)  # else d_x would count as a batch dim
-    @set_skip_existing(None)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write a sample and its z; into a shallow copy where the tensordict is locked."""
         tensordict = unlocked(tensordict)

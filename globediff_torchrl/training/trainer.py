@@ -14,10 +14,7 @@ from tqdm import tqdm
 from globediff_torchrl.envs import describe_hidden
 from globediff_torchrl.errors import UserError
 from globediff_torchrl.files import disk_trouble
-from globediff_torchrl.keys import STATE
 from globediff_torchrl.policies.ego_view import EgoView
-from globediff_torchrl.state_models import MLPStateModel, OracleStateModel, StateModel
-from globediff_torchrl.task import Task
 from globediff_torchrl.training.algorithms import Team
 from globediff_torchrl.training.checkpoint import StopOnSignal, load_module
 from globediff_torchrl.training.hooks import Table
@@ -118,13 +115,6 @@ class MAPPOTrainer(Trainer):
         return self.results
 
 
-def _answer(view: EgoView, model: StateModel, task: Task) -> str:
-    """What the actor reads: of a regressor and the oracle the inferred state is no sample."""
-    truth = "true state" if task.target_key == STATE else "true target"
-    answers = {MLPStateModel: "mean", OracleStateModel: truth} if view.reads == "sample" else {}
-    return answers.get(type(model), view.reads)
-
-
 def announce(trainer: MAPPOTrainer) -> None:
     """Prints what is run, what is hidden, and where the results will lie."""
     config, task = trainer.config, trainer.env.task
@@ -132,7 +122,9 @@ def announce(trainer: MAPPOTrainer) -> None:
     inference = "no inference"
     if model is not None:
         view = next((module for module in trainer.team.actor.modules() if isinstance(module, EgoView)), None)
-        read = "nothing" if view is None else f"the {_answer(view, model, task)} ({view.view})"
+        # the key that reads=sample names need not hold one
+        read = None if view is None else model.answer if view.reads == "sample" else view.reads
+        read = "nothing" if view is None else f"the {read} ({view.view})"
         inference = f"{type(model).__name__} once per {model.infer_per}, of which the actor reads {read}"
     tqdm.write(f"{config.algorithm.name} on {task.name}: {task.description}")
     tqdm.write(describe_hidden(task))
