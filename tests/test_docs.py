@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -71,6 +72,13 @@ def test_what_the_guides_tell_one_to_use_is_in_the_api_reference(site):
     assert "globediff_torchrl.GlobeDiff.from_pretrained" in inventory
 
 
+def snippet(page: str, begins: str) -> str:
+    """The block of Python of a page in which a line begins so."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+    (found,) = [block for block in blocks if re.search(rf"^{re.escape(begins)}", block, re.MULTILINE)]
+    return found
+
+
 def run_example(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """The names that a program of docs/examples leaves behind; it runs in a folder of its own."""
     monkeypatch.chdir(folder)
@@ -92,10 +100,15 @@ def test_the_state_model_of_the_documentation_learns_and_trains_a_team(tmp_path,
 
 def test_the_scenario_of_the_documentation_becomes_an_environment(tmp_path, monkeypatch, capsys):
     try:
-        rollout = run_example("scenario", tmp_path, monkeypatch)["rollout"]
+        names = run_example("scenario", tmp_path, monkeypatch)
+        rollout = names["rollout"]
         with pytest.raises(UserError, match="vmas/meet does not know all of its arguments"):
             make_env("vmas/meet", num_envs=1, bax=1.0)
         assert make_env("vmas/meet", num_envs=64, box=9.0).reset()["state"].abs().max() > 1
+        exec(snippet("extending.md", "def target_features"), names)
+        names["Meet"].target_features = names["target_features"]
+        step = make_env("vmas/meet", num_envs=3).reset()
+        assert torch.equal(step["agents", "target_state"], step["state"][:, None, -2:].expand(3, 2, 2))  # the spot
     finally:
         PRESETS.pop("meet", None)
     assert "agent_0.spot.offset" in capsys.readouterr().out

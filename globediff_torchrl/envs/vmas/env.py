@@ -14,7 +14,14 @@ from vmas.simulator.environment import Environment
 from globediff_torchrl.envs.legal import actions_of
 from globediff_torchrl.envs.vmas.layouts import SUCCESS, observation_layout
 from globediff_torchrl.envs.vmas.snapshot import vmas_stream
-from globediff_torchrl.envs.vmas.state import check_success, read_state, state_layout
+from globediff_torchrl.envs.vmas.state import (
+    check_success,
+    read_state,
+    read_target,
+    state_layout,
+    target_is_shared,
+    target_layout,
+)
 from globediff_torchrl.errors import TrainingError, UserError
 from globediff_torchrl.keys import AGENTS, STATE
 from globediff_torchrl.keys import SUCCESS as SUCCESS_KEY
@@ -25,7 +32,8 @@ class StateVmasEnv(VmasEnv):
     """A VMAS scenario whose tensordicts hold the true state.
 
     Writes ``("agents", "observation")`` ``[B, n, d_o]`` (shorter observations are padded with zeros),
-    ``("agents", "reward")`` ``[B, n, 1]``, ``"state"`` ``[B, d_s]``, ``"success"`` ``[B, 1]`` where the scenario
+    ``("agents", "reward")`` ``[B, n, 1]``, ``"state"`` ``[B, d_s]``, ``("agents", "target_state")`` ``[B, n, d_t]``
+    where the scenario has ``target_features()``, ``"success"`` ``[B, 1]`` where the scenario
     defines it, ``"done"`` and ``"terminated"`` ``[B, 1]``. Under ``"next"`` the state of an episode's last step is the
     true terminal one. A time limit is StepCounter's business: VMAS would call it ``terminated``. The scenario's infos,
     which cost time and which nothing here reads, are left out.
@@ -60,9 +68,14 @@ class StateVmasEnv(VmasEnv):
         n, self._width = len(self.agent_names), max(self._observation_sizes(env))
         self.observation_layout: FeatureLayout = observation_layout(env, self.layout_name, self._width)
         self.state_layout: FeatureLayout = state_layout(env, self.layout_name)
+        self.target_layout: FeatureLayout | None = target_layout(env, self.layout_name)
+        self.target_shared = self.target_layout is not None and target_is_shared(env)
 
+        agents = {"observation": Unbounded((n, self._width), device=self.device)}
+        if self.target_layout is not None:
+            agents["target_state"] = Unbounded((n, self.target_layout.size), device=self.device)
         observation = {
-            AGENTS: Composite({"observation": Unbounded((n, self._width), device=self.device)}, shape=(n,)),
+            AGENTS: Composite(agents, shape=(n,)),
             STATE: Unbounded((self.state_layout.size,), device=self.device),
         }
         if self._success is not None:
@@ -152,6 +165,8 @@ class StateVmasEnv(VmasEnv):
     def _read(self, env: Environment, rewards: Tensor | None) -> TensorDict:
         scenario = env.scenario
         agents = {"observation": self._read_observations(env)}
+        if self.target_layout is not None:
+            agents["target_state"] = read_target(env)
         if rewards is not None:
             agents["reward"] = rewards
         done = scenario.done().reshape(-1, 1).to(torch.bool)

@@ -27,12 +27,19 @@ def observation_layout(env: Environment, scenario_name: str, size: int) -> Featu
     From the scenario's own ``observation_features()``, from the table here, or else numbered features.
 
     Raises:
-        UserError: where a layout describes another number of numbers than the scenario gives.
+        UserError: where a layout describes another number of numbers than the scenario gives, or the scenario's own is
+            no list of features.
     """
     own = getattr(env.scenario, "observation_features", None)
     if own is None and scenario_name not in OBSERVATIONS:
         return FeatureLayout.numbered(size)
-    layout = FeatureLayout(tuple(own() if own is not None else OBSERVATIONS[scenario_name](env.scenario)))
+    features = own() if own is not None else OBSERVATIONS[scenario_name](env.scenario)
+    if not isinstance(features, list | tuple) or not all(isinstance(feature, Feature) for feature in features):
+        raise UserError(
+            f"observation_features() of {scenario_name} must return a list of Feature, got {features!r}: return e.g. "
+            '[Feature("agent", "position", "position", 2), ...].'
+        )
+    layout = FeatureLayout(tuple(features))
     if layout.size == size:
         return layout
     if own is not None:

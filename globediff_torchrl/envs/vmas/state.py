@@ -1,4 +1,4 @@
-"""The true state of any VMAS scenario, as one vector and its layout."""
+"""The true state of any VMAS scenario, and what is to be inferred of it, as one vector and its layout."""
 
 from __future__ import annotations
 
@@ -43,13 +43,44 @@ def state_layout(env: Environment, scenario_name: str) -> FeatureLayout:
         UserError: the scenario's own ``state_features()`` or ``state_entities()`` return something else than they must.
     """
     _check_entities(env, scenario_name)
-    _check_facts(env, scenario_name)
+    _check_facts(env, scenario_name, "state_features", ([env.num_envs],))
     return FeatureLayout(tuple(feature for feature, _ in state_parts(env, scenario_name)))
 
 
 def read_state(env: Environment, scenario_name: str) -> Tensor:
     """The state as it is now, ``[B, d_s]``, float32, a fresh tensor."""
     return torch.cat([value for _, value in state_parts(env, scenario_name)], dim=-1).float()
+
+
+def target_layout(env: Environment, scenario_name: str) -> FeatureLayout | None:
+    """What the numbers of :func:`read_target` are; None where the scenario has no ``target_features()``.
+
+    Raises:
+        UserError: it returns something else than it must.
+    """
+    if getattr(env.scenario, "target_features", None) is None:
+        return None
+    _check_facts(env, scenario_name, "target_features", ([env.num_envs], [env.num_envs, len(env.agents)]))
+    parts = env.scenario.target_features()
+    if not parts:
+        raise UserError(
+            f"target_features() of {scenario_name} must return at least one (Feature, tensor), got none: leave the "
+            "method away to have the whole state inferred."
+        )
+    return FeatureLayout(tuple(feature for feature, _ in parts))
+
+
+def target_is_shared(env: Environment) -> bool:
+    """Whether the target is the same for all agents: each part is given once, ``[B, size]``."""
+    return all(value.ndim == 2 for _, value in env.scenario.target_features())
+
+
+def read_target(env: Environment) -> Tensor:
+    """The target as it is now, ``[B, n, d_t]``, float32, a fresh tensor."""
+    n = len(env.agents)
+    values = [value for _, value in env.scenario.target_features()]
+    own = [value if value.ndim == 3 else value.unsqueeze(1).expand(-1, n, -1) for value in values]
+    return torch.cat(own, dim=-1).float()
 
 
 def check_success(success: object, scenario_name: str, batch: int) -> None:
@@ -72,10 +103,14 @@ def _check_entities(env: Environment, scenario_name: str) -> None:
             )
 
 
-def _check_facts(env: Environment, scenario_name: str) -> None:
-    """Refuses tensors that are not as large as their features say: all later numbers would get wrong names."""
-    listed = getattr(env.scenario, "state_features", None)
-    asked = f"state_features() of {scenario_name} must return a list of (Feature, tensor [{env.num_envs}, size])"
+def _check_facts(env: Environment, scenario_name: str, method: str, leading: tuple[list[int], ...]) -> None:
+    """Refuses tensors that are not as large as their features say: all later numbers would get wrong names.
+
+    ``leading`` are the dims that may stand before a feature's size.
+    """
+    listed = getattr(env.scenario, method, None)
+    shapes = " or ".join(f"[{', '.join(map(str, dims))}, size]" for dims in leading)
+    asked = f"{method}() of {scenario_name} must return a list of (Feature, tensor {shapes})"
     for fact in [] if listed is None else _items(listed()):
         if not (isinstance(fact, list | tuple) and len(fact) == 2 and isinstance(fact[0], Feature)):
             raise UserError(
@@ -83,7 +118,7 @@ def _check_facts(env: Environment, scenario_name: str) -> None:
                 "self.bit.unsqueeze(-1))]."
             )
         feature, value = fact
-        if not isinstance(value, Tensor) or value.shape != (env.num_envs, feature.size):
+        if not isinstance(value, Tensor) or list(value.shape) not in [[*dims, feature.size] for dims in leading]:
             raise UserError(
                 f"{asked}, got {_described(value)} for {feature.full_name} of size {feature.size}: bring the tensor to "
                 f"that shape, one number by unsqueeze(-1), or give the Feature the size of the tensor."
