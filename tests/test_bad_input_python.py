@@ -22,7 +22,7 @@ from globediff_torchrl import (
     make_trainer,
     wrap_env,
 )
-from globediff_torchrl.envs.vmas import StateVmasEnv, scenarios
+from globediff_torchrl.envs.vmas import Preset, StateVmasEnv, scenarios
 from globediff_torchrl.layout import FeatureLayout
 from globediff_torchrl.policies import update_input_statistics
 from globediff_torchrl.state_models import Fitter, GlobeDiff, MLPStateModel, fit, make_state_model
@@ -410,6 +410,26 @@ CALLS = [
         "no steps",
         lambda _: make_env("vmas/hunt", max_steps=-5),
         ("max_steps must be a whole number above 0", "got -5", "None is no limit"),
+    ),
+    Misuse(
+        "no steps of a wrapped environment",
+        lambda _: wrap_env(bare(), max_steps=0),
+        ("max_steps must be a whole number above 0", "got 0", "None is no limit"),
+    ),
+    Misuse(
+        "a preset without steps",
+        lambda _: Preset("balance", "joint", 0, ""),
+        ("max_steps of a Preset must be a whole number above 0", "got 0", "None is no limit"),
+    ),
+    Misuse(
+        "a preset of an instance",
+        lambda _: Preset(scenarios.Hunt(), "joint", 50, ""),
+        ("expects a scenario class", "got an object of Scenario", "pass the class itself"),
+    ),
+    Misuse(
+        "a layout of no target",
+        lambda _: wrap_env(bare(), target_layout=FeatureLayout.numbered(3)),
+        ("target_layout expects ('agents', 'target_state') [*B, n, 3]", "got [", "leave the layout away"),
     ),
     Misuse(
         "no such device",

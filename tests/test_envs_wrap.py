@@ -115,6 +115,17 @@ def test_a_task_is_named_after_the_environment_under_transforms_unless_a_name_is
     assert corridor("walkers", name="corridor").task.name == "corridor"
 
 
+def counted_walkers():
+    return TransformedEnv(walkers(), StepCounter())
+
+
+@pytest.mark.parametrize("batched", [SerialEnv, ProcessEnv])
+@pytest.mark.parametrize("inner", [walkers, counted_walkers])
+def test_a_task_of_several_copies_is_named_after_one_of_them_and_no_worker_begins_for_it(batched, inner):
+    copies = batched(2, inner)
+    assert wrap_env(copies, max_steps=3).task.name == "PettingZooWrapper" and copies.is_closed
+
+
 def test_an_environment_is_wrapped_once_and_keeps_its_task():
     inner = walkers()
     env = wrap_env(inner, aux="history", max_steps=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -144,9 +145,11 @@ def wrap_env(
     Raises:
         UserError: where the environment has been wrapped before, the group, the state, the agents' reward or the
             team's ``"done"`` is missing, an observation, state, layout, mask or reward has another shape, or a mask
-            another dtype.
+            another dtype; a ``max_steps`` that is no whole number above 0.
     """
     _check_aux(aux)
+    if max_steps is not None:
+        max_steps = check_count("max_steps", max_steps, "None is no limit")
     check_fresh(env)
     innermost = _innermost(env)
     env = _rename_group(env, group)
@@ -158,6 +161,8 @@ def wrap_env(
     observation_layout = observation_layout or _own(innermost, "observation_layout")
     observation_layout = _checked(observation_layout, observed.shape[-1], "observation", "agent")
     state_layout = _checked(state_layout or _own(innermost, "state_layout"), state.shape[-1], "state", "state")
+    target_layout = target_layout or _own(innermost, "target_layout")
+    _check_target(env, target_layout)
     hidden, visible = resolve_hidden(hide, observation_layout, n_agents)
 
     specs = {**dict(env.observation_spec.items(True, True)), REWARD: env.full_reward_spec[REWARD]}
@@ -174,7 +179,7 @@ def wrap_env(
     # nested, not merged: behind a renaming transform the actions would have gone by their old name
     wrapped = transformed_env_for(env)(env, Compose(*transforms), auto_unwrap=False)
     wrapped.base_env.task = Task(
-        name=name or type(innermost).__name__,
+        name=name or _class_name(innermost),
         n_agents=n_agents,
         observation_layout=observation_layout,
         state_layout=state_layout,
@@ -183,7 +188,7 @@ def wrap_env(
         aux_dim=0 if aux is None else wrapped.observation_spec[AUX_OBSERVATION].shape[-1],
         max_steps=max_steps,
         description=description,
-        target_layout=target_layout or _own(innermost, "target_layout"),
+        target_layout=target_layout,
         target_shared=bool(_own(innermost, "target_shared")),
         ends_early=ends_early,
         code=code,
@@ -226,6 +231,14 @@ def _own(env: EnvBase, name: str) -> Any:
     return vars(env).get(name) if isinstance(env, BatchedEnvBase) else getattr(env, name, None)
 
 
+def _class_name(env: EnvBase) -> str:
+    """The class of an environment; of one in several copies, where TorchRL has noted how it is written."""
+    written = vars(env).get("_dummy_env_str") if isinstance(env, BatchedEnvBase) else None
+    # as TransformedEnv(env=Beacon(...), ...): the last of those that stand around one another
+    inside = re.match(r"(?:TransformedEnv\(\s*env=)*(\w+)\(", written or "")
+    return inside[1] if inside else type(env).__name__
+
+
 def _rename_group(env: EnvBase, group: str) -> EnvBase:
     """The environment with every key under ``group`` moved to ``"agents"``, and an observation that is one tensor."""
     groups = {key[0] for key in env.full_action_spec.keys(True, True) if isinstance(key, tuple)}
@@ -237,6 +250,17 @@ def _rename_group(env: EnvBase, group: str) -> EnvBase:
     if group == AGENTS:
         return env
     return TransformedEnv(env, RenameGroup(env, group, AGENTS))
+
+
+def _check_target(env: EnvBase, layout: FeatureLayout | None) -> None:
+    if layout is None:
+        return
+    if TARGET_STATE not in env.observation_spec.keys(True, True):
+        raise UserError(
+            f"target_layout expects {TARGET_STATE!r} [*B, n, {layout.size}] among the environment's observations, got "
+            f"{sorted(map(str, env.observation_spec.keys(True, True)))}: write it, or leave the layout away."
+        )
+    _checked(layout, env.observation_spec[TARGET_STATE].shape[-1], "target", "target")
 
 
 def _checked(layout: FeatureLayout | None, size: int, what: str, entity: str) -> FeatureLayout:

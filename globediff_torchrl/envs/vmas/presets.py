@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from vmas.simulator.scenario import BaseScenario
 
 from globediff_torchrl.envs.vmas import scenarios
+from globediff_torchrl.errors import UserError, check_count, kind_of
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,29 @@ class Preset:
         kwargs: keyword arguments of the scenario.
         hide: patterns over the observation's features.
         aux: default x.
-        max_steps: default time limit.
+        max_steps: default time limit; None for none.
         description: one line.
+
+    Raises:
+        UserError: the scenario is neither, such as an instance; a time limit that is no whole number above 0.
     """
 
     scenario: str | type[BaseScenario]
     aux: str
-    max_steps: int
+    max_steps: int | None
     description: str
     kwargs: dict = field(default_factory=dict)
     hide: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        scenario = self.scenario
+        if not isinstance(scenario, str) and not (isinstance(scenario, type) and issubclass(scenario, BaseScenario)):
+            raise UserError(
+                f"A Preset expects a scenario class or the name of a stock scenario, got {kind_of(scenario)}: pass the "
+                "class itself, a subclass of VMAS's BaseScenario; its arguments go into kwargs."
+            )
+        if self.max_steps is not None:
+            check_count("max_steps of a Preset", self.max_steps, "None is no limit")
 
 
 PRESETS: dict[str, Preset] = {
