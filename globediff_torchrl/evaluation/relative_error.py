@@ -11,7 +11,9 @@ from globediff_torchrl.state_models.numerics import statistics
 def relative_error(inferred: Tensor, state: Tensor, active: Tensor | None = None) -> float | None:
     """Mean squared error in units of the state's variance, averaged over the dimensions that vary.
 
-    Those vary that :func:`~globediff_torchrl.state_models.numerics.statistics` does not call constant.
+    ``mean_j sum_i (s_hat_ij - s_ij)^2 / sum_i (s_ij - mean_i s_ij)^2`` over rows i, without weights: of a dim that
+    hardly moves in these rows the divisor is small, and one such dim can decide the mean. Those vary that
+    :func:`~globediff_torchrl.state_models.numerics.statistics` does not call constant.
 
     Args:
         inferred: ``[M, n, d_s]``.
