@@ -19,8 +19,9 @@ import torch
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from tensordict import TensorDict
 
-from globediff_torchrl import make_trainer
+from globediff_torchrl import GlobeDiff, fit, make_actor, make_trainer
 from globediff_torchrl.envs import make_env
 from globediff_torchrl.envs.vmas import PRESETS
 from globediff_torchrl.errors import UserError
@@ -147,8 +148,21 @@ def test_the_training_loop_of_the_documentation_trains_actor_critic_and_state_mo
     steps = [group["step"] for group in names["optimizer"].state.values()]
     assert len(steps) == len(list(names["loss"].parameters())) and set(map(int, steps)) == {3 * 4 * 4}
     assert names["fitter"].steps == 200 + 3 * 10
+    exec(snippet("own-loop.md", "actor = "), {**names, "make_actor": make_actor}, replaced := {})
+    assert names["env"].rollout(2, replaced["policy"])["agents", "action_log_prob"].shape == (32, 2, 2)
     norm = next(layer for layer in names["critic"].modules() if isinstance(layer, RunningNorm))
     assert norm.count == names["pairs"].numel() + 3 * 32 * 60
+
+
+def test_the_hypotheses_of_ones_own_data_are_scored_and_drawn_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    globediff, x = GlobeDiff(8, 16, preset="fast", width=16, num_samples=4), torch.randn(100, 2, 8)
+    data = TensorDict({("agents", "aux_observation"): x, "state": torch.cat([x[:, 0], x[:, 1]], -1)}, [100])
+    fit(globediff, data[:90], steps=2, batch_size=8, progress=False)
+    names = {"globediff": globediff, "data": data}
+    exec(snippet("state-models.md", "score = energy_score").replace("18_000", "90"), names)
+    assert names["samples"].shape == (10, 2, 64, 16) and 0 < names["score"] < 10
+    assert (tmp_path / "hypotheses.png").is_file()
 
 
 def test_every_example_is_shown_in_a_page():
