@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 from globediff_torchrl import UserError, load_policy, make_trainer
 from globediff_torchrl.envs.vmas import PRESETS
 from globediff_torchrl.state_models import STATE_MODELS
+from globediff_torchrl.training import config as configuration
+from globediff_torchrl.training.cli import check_arguments
 from globediff_torchrl.training.imports import import_modules
 
 WORLDS = """
@@ -75,6 +77,48 @@ def test_a_resume_and_load_policy_import_what_the_run_had(worlds):
     forget()
     resumed = make_trainer(resume="run", total_frames=160)
     assert type(resumed.team.state_model).__name__ == "Mine" and resumed.train()["complete"]
+
+
+@pytest.fixture
+def flow(worlds):
+    """An algorithm of one's own, outside the repository: the current folder's ``conf/algorithm/flow.yaml``."""
+    regressor = OmegaConf.merge(
+        configuration.load_algorithm("regressor"), {"name": "flow", "state_model": {"width": 8}}
+    )
+    (worlds / "conf" / "algorithm").mkdir(parents=True)
+    OmegaConf.save(regressor, worlds / "conf" / "algorithm" / "flow.yaml")
+    return worlds
+
+
+def test_an_algorithm_of_ones_own_is_found_on_the_line_and_its_run_needs_the_file_no_more(flow):
+    line = ["--config-dir", "conf", "algorithm=flow", *FAST, "total_frames=80"]
+    process(flow, str(ROOT / "benchmarks" / "vmas.py"), *line, "output=run")
+    (flow / "conf" / "algorithm" / "flow.yaml").unlink()
+    assert load_policy("run", num_envs=2)[1][0].config["width"] == 8
+    resumed = make_trainer(resume="run", total_frames=160)
+    assert resumed.config.algorithm.name == "flow" and resumed.train()["complete"]
+
+
+def test_an_algorithm_of_ones_own_is_found_by_make_trainer_and_resumed_with_the_same_arguments(flow):
+    own = {"algorithm": "flow", "overrides": ["hydra.searchpath=[conf]"]}
+    make_trainer(output="run", total_frames=80, **{**own, "overrides": [*own["overrides"], *FAST]}).train()
+    resumed = make_trainer(resume="run", total_frames=160, **own)
+    assert resumed.team.state_model.config["width"] == 8 and "hydra" not in resumed.config
+    with pytest.raises(UserError, match=r"Unknown algorithm 'flwo': did you mean 'flow'\? Known: flow, globediff"):
+        make_trainer(algorithm="flwo", overrides=own["overrides"])
+    for unread in ("[conf", "conf"):
+        with pytest.raises(UserError, match="does not fit: "):
+            make_trainer(overrides=[f"hydra.searchpath={unread}"])
+    with pytest.raises(UserError, match=r"names 'cnf', expected a folder .*: is the path right"):
+        make_trainer(algorithm="flow", overrides=["hydra.searchpath=[cnf]"])
+
+
+@pytest.mark.parametrize("named", [["--config-dir=conf"], ["-cd", "conf"], ["hydra.searchpath=[conf]"]])
+def test_a_sweep_is_looked_through_with_algorithms_of_ones_own(flow, named, capsys):
+    check_arguments("vmas", ["-m", *named, "algorithm=flow,mappo", *FAST])
+    with pytest.raises(SystemExit):
+        check_arguments("vmas", ["-m", *named, "algorithm=flow,mapo", *FAST])
+    assert "Unknown algorithm 'mapo'" in capsys.readouterr().err
 
 
 def test_load_policy_of_a_run_that_does_not_remember_the_module_says_how_it_would(worlds):

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -41,7 +42,7 @@ def check_arguments(family: str, arguments: list[str]) -> None:
     options, overrides = _parted(arguments)
     if sys.argv[1:] == arguments:
         sys.argv[1:] = [*options, *overrides]
-    own = [override for override in overrides if not override.startswith("hydra")]
+    own = [override for override in overrides if not override.startswith("hydra")] + _searched(options, overrides)
     swept = bool(MULTIRUN & set(arguments))
     if swept and any(override.startswith("hydra/sweeper=") for override in overrides):
         return
@@ -60,6 +61,13 @@ def _parted(arguments: list[str]) -> tuple[list[str], list[str]]:
         takes_it = before.startswith("-") and before not in MULTIRUN and "=" not in argument
         (options if argument.startswith("-") or takes_it else overrides).append(argument)
     return options, overrides
+
+
+def _searched(options: list[str], overrides: list[str]) -> list[str]:
+    """Hydra's ``--config-dir conf`` as the entry that names such folders, with those that are named so already."""
+    option = get_args_parser().parse_known_args(options)[0].config_dir
+    folders = [*map(str, configuration.own_folders(overrides)), *([] if option is None else [option])]
+    return [f"{configuration.SEARCHED}=[{','.join(map(repr, folders))}]"] if folders else []
 
 
 def _settled(family: str, config: DictConfig, overrides: Sequence[str]) -> DictConfig:

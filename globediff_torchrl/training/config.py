@@ -13,6 +13,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from globediff_torchrl.envs.smac.maps import is_generated
 from globediff_torchrl.errors import UserError, unknown
@@ -22,6 +23,7 @@ from globediff_torchrl.training import entries
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MAIN = {"smacv2": "smac"}  # families that share another one's configuration
+SEARCHED = "hydra.searchpath"  # hydra's entry for folders beside configs/
 NAMED_MAP = ("smax", "smac")  # main configurations in which the scenario is called map
 # how hydra says that there is no entry of a name; what it advises instead makes one that nothing reads
 NO_ENTRY = re.compile(r"(?:Could not override|delete from config\.|but config group) '([^']+)'")
@@ -72,15 +74,37 @@ def scenario_entry(family: str) -> str:
     return "env.map" if main_config(family) in NAMED_MAP else "env.scenario"
 
 
-def choices(group: str) -> list[str]:
-    """The names that a group has, e.g. ``choices("algorithm")``."""
-    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+def own_folders(overrides: Sequence[str]) -> list[Path]:
+    """The folders of a user's own beside ``configs/``, which hydra's entry ``hydra.searchpath=[conf]`` names.
+
+    Raises:
+        UserError: one of them is not there; hydra would go on without it.
+    """
+    given = [override for override in overrides if override.startswith(f"{SEARCHED}=")]
+    try:
+        lists = [OmegaConf.from_dotlist([override]).hydra.searchpath for override in given]
+    except YAMLError:
+        return []  # hydra says what it cannot read, and which list it wants
+    named = [str(name) for names in lists if OmegaConf.is_list(names) for name in names]
+    folders = [Path(name.removeprefix("file://")) for name in named if not name.startswith("pkg://")]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(
+                f"{SEARCHED} or --config-dir names {str(folder)!r}, expected a folder with files such as "
+                "algorithm/mine.yaml in it: is the path right, seen from the current folder?"
+            )
+    return folders
 
 
-def experiments(family: str) -> list[str]:
+def choices(group: str, own: Sequence[Path] = ()) -> list[str]:
+    """The names that a group has, e.g. ``choices("algorithm")``; ``own`` folders are looked in, too."""
+    return sorted({path.stem for folder in (config_dir(), *own) for path in (folder / group).glob("*.yaml")})
+
+
+def experiments(family: str, own: Sequence[Path] = ()) -> list[str]:
     """The experiments that a family's main configuration takes: all but those that begin with another one's name."""
     others = tuple(f"{other}_" for other in choices("env") if other != main_config(family))
-    return [name for name in choices("experiment") if not name.startswith(others)]
+    return [name for name in choices("experiment", own) if not name.startswith(others)]
 
 
 def load_algorithm(name: str) -> DictConfig:
@@ -95,14 +119,15 @@ def compose(family: str = "vmas", overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration that ``python benchmarks/<family>.py <overrides>`` would run; smacv2's is that of smac.
 
     Raises:
-        UserError: a group or an entry of that name does not exist.
+        UserError: a group or an entry of that name does not exist, or a folder of one's own.
     """
+    own = own_folders(overrides)
     for override in overrides:
         group, equals, value = override.partition("=")
         if not equals and not override.startswith("~"):
             raise UserError(f"{override!r} does not fit: an entry is expected as name=value, e.g. seed=1; see --help.")
         if group in entries.GROUPS:
-            _check_choice(family, group, value)
+            _check_choice(family, group, value, own)
     try:
         config = _composed(family, overrides)
     except HydraException as error:
@@ -110,7 +135,7 @@ def compose(family: str = "vmas", overrides: Sequence[str] = ()) -> DictConfig:
         found = NO_ENTRY.search(said)
         if found is None:
             raise UserError(f"the configuration does not fit: {said}") from error
-        chosen = [override for override in overrides if override.partition("=")[0] in entries.GROUPS]
+        chosen = [override for override in overrides if override.partition("=")[0] in (*entries.GROUPS, SEARCHED)]
         known = OmegaConf.to_container(_composed(family, chosen), resolve=False)
         raise entries.unknown_entry(found[1], known) from error
     check_entries(config)
@@ -134,10 +159,10 @@ def check_entries(config: DictConfig) -> None:
     entries.check_entries(config, entries.known_entries(config_dir(), family))
 
 
-def _check_choice(family: str, group: str, name: str) -> None:
-    own = {"experiment": experiments(family), "env": [main_config(family)]}  # the others' settings would not fit
-    known = own.get(group, choices(group))
-    if name in choices(group) and name not in known:
+def _check_choice(family: str, group: str, name: str, own: Sequence[Path]) -> None:
+    fit = {"experiment": experiments(family, own), "env": [main_config(family)]}  # the others' settings would not
+    known = fit.get(group, choices(group, own))
+    if name in choices(group, own) and name not in known:
         runs = f" {group}={name}" if group == "experiment" else ""
         raise UserError(
             f"{group}={name} is another family's, expected one of {main_config(family)}: {', '.join(known)}. "

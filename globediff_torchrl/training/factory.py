@@ -47,7 +47,7 @@ def make_trainer(
         env: ``"<family>/<scenario>"``, see :func:`~globediff_torchrl.envs.available_envs`; by default ``"vmas/hunt"``,
             or that of the run to resume.
         algorithm: a file of ``configs/algorithm``: globediff (the default; on SMAC globediff_paper), mappo, regressor,
-            oracle, ...
+            oracle, ...; or one of ``conf/algorithm``, with ``overrides=["hydra.searchpath=[conf]"]``.
         total_frames: environment steps of all environments together; rounded up to whole batches.
         seed: of the networks, the environments and the sampling; 0 by default.
         output: folder for checkpoints, tables, figures and weights.

@@ -76,6 +76,8 @@ def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     fixed = FIXED if done is None else (*FIXED, PRETRAINING)
     for override in overrides:
         name = override.lstrip("+").partition("=")[0]
+        if name.startswith("hydra."):  # hydra's own, of where and how it runs
+            continue
         if name.lstrip("~") in CHECKS:
             CHECKS[name.lstrip("~")](config, saved)
             continue
