@@ -294,9 +294,15 @@ def test_a_run_of_another_family_that_was_interrupted_is_not_gone_on_with(bracke
         bracket.check_families(["smac/3m"], tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def number(request):
+    """A signal that ends this process; one that a shell has it ignore, as SIGINT in the background, is left ignored."""
+    before = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_a_signal_ends_the_runs_and_begins_no_other_one(monkeypatch, tmp_path, runs_end, capsys, number):
-    before = signal.getsignal(number)
     how = f'trap "echo left; exit 0" TERM; kill -{int(number)} $PPID; for i in $(seq 100); do sleep 0.1; done; {ENDS}'
     begun = runs_end(how)
     asked = ("--envs", "hunt", "--algorithms", "mappo", "oracle")
@@ -305,7 +311,7 @@ def test_a_signal_ends_the_runs_and_begins_no_other_one(monkeypatch, tmp_path, r
     assert (tmp_path / "study" / "hunt" / "mappo" / "seed0" / "log.txt").read_text() == "left\n"
     name = signal.Signals(number).name
     assert capsys.readouterr().err.splitlines()[-1] == f"stopped by {name}; the same command goes on with the study."
-    assert signal.getsignal(number) is before
+    assert signal.getsignal(number) is signal.SIG_DFL
 
 
 def test_runs_that_fail_are_counted_and_end_the_study_with_1(monkeypatch, tmp_path, runs_end, capsys):

@@ -76,7 +76,7 @@ def test_a_fitter_in_the_documented_order_gives_hypotheses_as_wide_as_the_poster
 
 def test_the_order_of_the_documentation_measures_everything():
     page = (Path(__file__).parent.parent / "docs/state-models.md").read_text()
-    first, second = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    first, *_, second = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     names = {}
     exec(first.split("globediff = GlobeDiff(")[0], names)
     exec(second.replace("1000", "40").replace("150", "6"), names)
