@@ -140,6 +140,26 @@ def test_the_vae_beside_globediff():
             assert written(cell) == written(*(f"{v:.2f}" for v in (sum(same) / 3, min(same), max(same)))), (name, task)
 
 
+ON_2S3Z = {**SMAX_ROWS, "GlobeDiff, one sample (the paper)": "globediff+reads-sample"}
+
+
+def test_the_bracket_on_a_fixed_map():
+    def of(name: str, measure: str) -> dict[int, float]:
+        label = f"{ON_2S3Z.get(name, name)}+total_frames-512000"
+        return values("smax-2s3z-runs.csv", label, "2s3z", measure)
+
+    for name, seeds, *cells in tables("docs/results-smax.md", "| 2s3z | seeds"):
+        expected = []
+        for measure in ("success_last", "success_200000_400000"):
+            wins, theirs = of(name, measure), of("mappo", measure)
+            assert int(seeds) == len(wins), name
+            expected += measured(wins, 3)
+            if name != "mappo":
+                difference = paired_difference(list(wins.values()), [theirs[seed] for seed in wins])
+                expected += [float(f"{number:.3f}") for number in difference]
+        assert written(*cells) == expected, name
+
+
 AUX = {
     "time alone": "time",
     "own observation": "own",
