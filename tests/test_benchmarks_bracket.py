@@ -308,6 +308,7 @@ def test_a_signal_ends_the_runs_and_begins_no_other_one(monkeypatch, tmp_path, r
     asked = ("--envs", "hunt", "--algorithms", "mappo", "oracle")
     assert study_of(monkeypatch, tmp_path, *asked) == 128 + number
     assert len(begun.read_text().splitlines()) == 1
+    assert (tmp_path / "study" / "hunt" / "mappo" / "seed0" / "log.txt").read_text() == "left\n"
     name = signal.Signals(number).name
     assert capsys.readouterr().err.splitlines()[-1] == f"stopped by {name}; the same command goes on with the study."
     assert signal.getsignal(number) is signal.SIG_DFL
