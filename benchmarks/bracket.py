@@ -25,8 +25,8 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import lru_cache
 from pathlib import Path
 
 sys.path.pop(0)  # this script's folder: vmas.py in it would hide the vmas package
@@ -229,8 +229,12 @@ def study(arguments: argparse.Namespace, processes: Processes) -> bool:
     jobs = [job for job in commands(arguments).items() if not finished(job[0])]
     failed = []
     with ThreadPoolExecutor(arguments.jobs) as pool, tqdm(total=len(jobs), desc="runs") as bar:
-        for (output, _), well in zip(jobs, pool.map(partial(run, processes=processes), jobs)):
-            if not well:
+        futures = [pool.submit(run, job, processes) for job in jobs]
+        for (output, _), future in zip(jobs, futures):
+            # Python handles a signal in this thread; where the system gave it to another one, nothing would wake it
+            while wait([future], timeout=0.2).not_done:
+                pass
+            if not future.result():
                 failed.append(str(output / LOG))
             if processes.stopped_by is None:
                 bar.update()
