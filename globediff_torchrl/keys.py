@@ -19,6 +19,9 @@ key                                     shape                 meaning (symbol in
 ``("agents", "view")``                  ``[*B, n, d_v]``      what the actor reads of the inference, turned to the agent
 ``("agents", "action")``                ``[*B, n, ...]``      action (a_t^i)
 ``("agents", "action_log_prob")``       ``[*B, n]``           its log-probability under the behaviour policy
+``("agents", "logits")``                ``[*B, n, A]``        of a discrete action's distribution
+``("agents", "loc")``                   ``[*B, n, d_a]``      location of a continuous action's, before the tanh
+``("agents", "scale")``                 ``[*B, n, d_a]``      its standard deviation there
 ``("agents", "action_mask")``           ``[*B, n, A]``        True where a discrete action is legal
 ``("agents", "active_mask")``           ``[*B, n, 1]``        True where the agent is alive
 ``("agents", "state_value")``           ``[*B, n, 1]``        value estimate (V)
@@ -57,6 +60,9 @@ INFERRED_BLEND = (AGENTS, "inferred_blend")
 VIEW = (AGENTS, "view")
 ACTION = (AGENTS, "action")
 ACTION_LOG_PROB = (AGENTS, "action_log_prob")
+LOGITS = (AGENTS, "logits")
+LOC = (AGENTS, "loc")
+SCALE = (AGENTS, "scale")
 ACTION_MASK = (AGENTS, "action_mask")
 ACTIVE_MASK = (AGENTS, "active_mask")
 STATE_VALUE = (AGENTS, "state_value")

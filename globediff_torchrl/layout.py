@@ -35,7 +35,7 @@ class Feature:
     Args:
         entity: what it describes, e.g. ``"agent_0"`` or ``"target"``.
         name: which property of it, e.g. ``"position"``.
-        kind: one of :data:`KINDS`; how the numbers may be standardised, turned and drawn.
+        kind: one of :data:`KINDS`; a ``"position"`` is made relative to an agent, the others say how to draw and name.
         size: how many numbers.
         owner: index of the agent that the entity is, or belongs to; None where it is shared.
     """

@@ -128,6 +128,8 @@ LINE = [
     ),
     line("nonsense", "does not fit", "nonsense", "="),
     line("+training.actor.colour=red", "Known: ", "Unknown entry of training.actor 'colour'", "activation"),
+    line("+training.actor.view=ego", "Known: hidden_sizes, ", "Unknown entry of training.actor 'view'", "activation"),
+    line("+training.critic.env=1", "Known: ", "Unknown entry of training.critic 'env'", "activation"),
     line("+algorithm.state_model.colour=red", "Known: ", "Unknown argument of GlobeDiff 'colour'", "width"),
     line("+env.kwargs.colour=red", "does not know all of its arguments", "'colour': 'red'", "leave them away"),
     line("+env.kwargs.n_agents=0", "expected arguments that it can be made with", "'n_agents': 0", "leave them away"),

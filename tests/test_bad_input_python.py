@@ -233,7 +233,7 @@ CALLS = [
     Misuse(
         "states of another size",
         lambda here: fitted(here, data(s=torch.randn(20, 7))),
-        ("'state' with last dim 6", "got 7", "was the model"),
+        ("'state' with last dim 6", "got 7", "another state_target"),
     ),
     Misuse("NaN loss", broken_weights, ("loss is not finite", "x and s are", "lower lr")),
     Misuse("checkpoint of another fit", foreign_fit, ("this call has", "was written with", "change one")),

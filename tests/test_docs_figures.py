@@ -140,7 +140,16 @@ def test_the_vae_beside_globediff():
             assert written(cell) == written(*(f"{v:.2f}" for v in (sum(same) / 3, min(same), max(same)))), (name, task)
 
 
-ON_2S3Z = {**SMAX_ROWS, "GlobeDiff, one sample (the paper)": "globediff+reads-sample"}
+ON_2S3Z = {
+    **SMAX_ROWS,
+    "GlobeDiff, K = 2": "globediff+diffusion_steps-2",
+    "GlobeDiff, K = 5 (`preset=tuned`)": "globediff+preset-tuned",
+    "GlobeDiff, one sample (the paper)": "globediff+reads-sample",
+    "GlobeDiff, mean": "globediff+reads-mean",
+    "GlobeDiff, mean beside a sample": "globediff+reads-mean_sample",
+    "GlobeDiff, mean and spread of 4": "globediff+reads-mean_spread+num_samples-4",
+    "GlobeDiff, x the joint history": "globediff+aux-joint_history",
+}
 
 
 def test_the_bracket_on_a_fixed_map():

@@ -185,10 +185,18 @@ def test_actions_of_another_name_and_observations_of_several_sizes_are_refused()
         wrap_env(env)
 
 
-@pytest.mark.parametrize("key", ["time", ("agents", "agent_id"), ("agents", "last_action")])
+def also_named(key) -> TransformedEnv:
+    """An environment that gives its observation, or its state, under another key too."""
+    own = "state" if key == "time" else k.OBSERVATION
+    return TransformedEnv(Skirmish(1), RenameTransform([own], [key], create_copy=True))
+
+
+@pytest.mark.parametrize("key", ["time", k.AGENT_ID, k.LAST_ACTION, k.AUX_OBSERVATION, k.EPISODE_REWARD])
 def test_what_the_environment_has_under_a_name_that_wrap_env_writes_is_not_lost_without_a_word(key):
-    named = TransformedEnv(
-        Skirmish(1), RenameTransform(["state" if key == "time" else k.OBSERVATION], [key], create_copy=True)
-    )
     with pytest.raises(UserError, match="something of its own there: give that another name"):
-        wrap_env(named, no_op=0, max_steps=5)
+        wrap_env(also_named(key), no_op=0, max_steps=5)
+
+
+def test_an_x_of_ones_own_is_left_alone_where_none_is_built():
+    reset = wrap_env(also_named(k.AUX_OBSERVATION), aux=None, no_op=0, max_steps=5).reset()
+    assert torch.equal(reset[k.AUX_OBSERVATION], reset[k.OBSERVATION])

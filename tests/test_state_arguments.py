@@ -122,7 +122,7 @@ def reload(folder, model, **overrides):
         (lambda _: GlobeDiff.from_env(Env(), diffusion_step=2), "'diffusion_step': did you mean 'diffusion_steps'"),
         (lambda _: MLPStateModel.from_env(Env(), infer_pre="team"), "'infer_pre': did you mean 'infer_per'"),
         (lambda here: reload(here, small(), num_sample=3), "'num_sample': did you mean 'num_samples'"),
-        (lambda here: reload(here, VAEStateModel(X, S), zero_latents=True), "did you mean 'zero_latent'"),
+        (lambda here: reload(here, VAEStateModel(X, S), latent_dims=3), "did you mean 'latent_dim'"),
         (lambda _: make_state_model("regressor", (X, S), widht=3), "'widht': did you mean 'width'"),
         (lambda _: make_state_model("globediff", Env(), widht=3), "'widht': did you mean 'width'"),
         (lambda _: make_state_model("globdiff", (X, S)), r"globdiff.*globediff"),

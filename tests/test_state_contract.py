@@ -91,7 +91,7 @@ def test_a_config_that_does_not_make_the_model_again_is_not_saved(tmp_path, conf
     assert not (tmp_path / "model").exists()
     model = Recorder(X, S, infer_per="team", inferred_key=("agents", "guess"))
     model.config = {"aux_dim": X, "state_dim": S, "inferred_key": ["agents", "guess"]}
-    with pytest.raises(UserError, match=r"hold infer_per='team', got a config from which a loaded model .*'agent'"):
+    with pytest.raises(UserError, match=r"hold infer_per='team', got one from which a saved or copied .*'agent'"):
         model.save_pretrained(tmp_path / "model")
     model.config["infer_per"] = "team"
     model.save_pretrained(tmp_path / "model")

@@ -153,7 +153,7 @@ def wrap_env(
     check_fresh(env)
     innermost = _innermost(env)
     env = _rename_group(env, group)
-    check_keys(env)
+    check_keys(env, aux)
     check_actions(env)
     check_masks(env, no_op)
     observed, state = env.observation_spec[OBSERVATION], env.observation_spec[STATE]

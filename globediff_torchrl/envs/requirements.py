@@ -15,7 +15,9 @@ from globediff_torchrl.keys import (
     ACTIVE_MASK,
     AGENT_ID,
     AGENTS,
+    AUX_OBSERVATION,
     DONE,
+    EPISODE_REWARD,
     LAST_ACTION,
     OBSERVATION,
     REWARD,
@@ -37,7 +39,7 @@ EXPECTED = (
     ),
 )
 
-WRITTEN = (AGENT_ID, LAST_ACTION, TIME)  # what wrap_env adds to every environment's observations
+WRITTEN = (AGENT_ID, LAST_ACTION, TIME, EPISODE_REWARD)  # what wrap_env adds to every environment's observations
 
 
 def check_fresh(env: EnvBase) -> None:
@@ -57,11 +59,11 @@ def check_fresh(env: EnvBase) -> None:
         )
 
 
-def check_keys(env: EnvBase) -> None:
+def check_keys(env: EnvBase, aux: str | None) -> None:
     """Refuses an environment without observations ``[*B, n, d_o]``, rewards ``[*B, n, 1]``, a state ``[*B, d_s]`` or a
     ``"done"`` ``[*B, 1]`` of the whole team, and one with something of its own under a key that wrap_env writes."""
     keys = env.observation_spec.keys(True, True)
-    for key in WRITTEN:
+    for key in WRITTEN if aux is None else (*WRITTEN, AUX_OBSERVATION):
         if key in keys:
             raise UserError(
                 f"wrap_env writes {key!r}, and the environment has something of its own there: give that another name, "

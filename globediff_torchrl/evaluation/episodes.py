@@ -40,7 +40,7 @@ def state_errors(
 
     The error is averaged over living agents, steps and the dimensions of the state that vary, each in units of its
     variance.
-    An exact posterior sample scores twice what the posterior mean does (state-model mathematics: R2 = 2 R2 - 1).
+    An exact posterior sample scores twice what the posterior mean does (its R2 is twice that of the mean, less 1).
 
     Returns:
         ``state_error_sample`` for ``inferred_state`` and ``state_error_mean`` for ``inferred_mean``, where present.

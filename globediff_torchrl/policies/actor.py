@@ -24,9 +24,6 @@ from globediff_torchrl.policies.networks import Network, feature_size, make_trun
 from globediff_torchrl.policies.recurrent import make_head
 from globediff_torchrl.task import ONE_COPY, Task, task_of
 
-LOGITS = (keys.AGENTS, "logits")
-LOC = (keys.AGENTS, "loc")
-SCALE = (keys.AGENTS, "scale")
 LOG_SCALE = (-5.0, 2.0)  # of the standard deviation of a continuous action
 
 
@@ -142,12 +139,12 @@ def make_actor(
     agents, spec = task.n_agents, env.full_action_spec[keys.ACTION]
     if type(spec) is Categorical:  # torchrl's Binary is a kind of it, of several numbers
         head = _CategoricalHead(agents, trunk, features, spec.space.n, gain)
-        out_keys, distribution = [LOGITS], _categorical(env)
+        out_keys, distribution = [keys.LOGITS], _categorical(env)
     else:
         _check_bounded(spec)
         _check_scale(scale_init)
         head = _GaussianHead(agents, trunk, features, spec.shape[-1], gain, scale_init)
-        out_keys, distribution = [LOC, SCALE], _tanh_normal(spec)
+        out_keys, distribution = [keys.LOC, keys.SCALE], _tanh_normal(spec)
     modules.append(make_head(head, features, recurrent, in_keys, out_keys, keys.ACTOR_HIDDEN))
     return ProbabilisticTensorDictSequential(*modules, distribution).to(env.device)
 
@@ -211,7 +208,7 @@ class LegalCategorical(MaskedCategorical):
 def _categorical(env: EnvBase) -> ProbabilisticTensorDictModule:
     masked = keys.ACTION_MASK in env.observation_spec.keys(True, True)
     return ProbabilisticTensorDictModule(
-        in_keys={"logits": LOGITS, "mask": keys.ACTION_MASK} if masked else {"logits": LOGITS},
+        in_keys={"logits": keys.LOGITS, "mask": keys.ACTION_MASK} if masked else {"logits": keys.LOGITS},
         out_keys=[keys.ACTION],
         distribution_class=LegalCategorical if masked else torch.distributions.Categorical,
         return_log_prob=True,
@@ -222,7 +219,7 @@ def _categorical(env: EnvBase) -> ProbabilisticTensorDictModule:
 def _tanh_normal(spec) -> ProbabilisticTensorDictModule:
     low, high = (_team_bound(bound) for bound in (spec.space.low, spec.space.high))
     return ProbabilisticTensorDictModule(
-        in_keys={"loc": LOC, "scale": SCALE},
+        in_keys={"loc": keys.LOC, "scale": keys.SCALE},
         out_keys=[keys.ACTION],
         distribution_class=TanhNormal,
         distribution_kwargs={"low": low, "high": high, "tanh_loc": False, "safe_tanh": True},

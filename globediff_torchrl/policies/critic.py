@@ -29,8 +29,12 @@ class _ValueHead(Network):
         # would take a submodule's statistics for its own, which part from the norm's once the loss is moved
         self._value_norm = (value_norm,)
 
+    @property
+    def value_norm(self) -> ValueNorm | None:
+        return self._value_norm[0]
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _ValueHead:
-        norm = self._value_norm[0]
+        norm = self.value_norm
         if norm is not None:  # what moves the critic moves the norm, which it cannot do without
             norm._apply(fn, recurse)
         return super()._apply(fn, recurse)
@@ -39,7 +43,7 @@ class _ValueHead(Network):
         value = self.head(encoded)
         if self.team_wide:
             value = value.unsqueeze(-2).expand(*value.shape[:-1], self.agents, 1)
-        norm = self._value_norm[0]
+        norm = self.value_norm
         return value if norm is None else norm.denormalize(value)
 
 

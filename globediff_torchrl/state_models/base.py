@@ -145,7 +145,7 @@ class StateModel(Standardised):
 
     # ------------------------------------------------------------------------- what `fit` asks of every state model
     def make_loss(self) -> LossModule | None:
-        """The loss that trains this model, or None: nothing to train."""
+        """The loss that trains this model. None here: a class that does not override this has nothing to train."""
         return None
 
     @classmethod
@@ -193,9 +193,9 @@ class StateModel(Standardised):
             saved = as_key(self.config.get(name, usual[name].default))
             if saved != getattr(self, name):
                 raise UserError(
-                    f"save_pretrained expects self.config of {type(self).__name__} to hold {name}="
-                    f"{getattr(self, name)!r}, got a config from which a loaded model would have {saved!r}: set it in "
-                    f'__init__ with all arguments, self.config = {{"aux_dim": aux_dim, ..., **common}}.'
+                    f"self.config of {type(self).__name__} is expected to hold {name}={getattr(self, name)!r}, got one "
+                    f"from which a saved or copied model would have {saved!r}: set it in __init__ with all arguments, "
+                    f'self.config = {{"aux_dim": aux_dim, ..., **common}}.'
                 )
 
     @classmethod

@@ -40,7 +40,6 @@ def last_step_spread(model: GlobeDiff, x: Tensor, s: Tensor) -> Tensor:
     """
     total = torch.zeros(model.state_dim, dtype=torch.float64, device=x.device)
     step = model.denoiser.step_table()[1]
-    a, b = model.sampler.steps[1].x0_s, model.sampler.steps[1].x0_net
     for xs, ss in zip(x.split(CHUNK), s.split(CHUNK)):
         xs, s0 = model.normalise_aux(xs), model.normalise_state(ss)
         if model.centred:
@@ -48,8 +47,6 @@ def last_step_spread(model: GlobeDiff, x: Tensor, s: Tensor) -> Tensor:
         z = None if model.posterior is None else sample_gaussian(*model.posterior(xs, s0))
         k = torch.ones(len(s0), dtype=torch.long, device=s0.device)
         s_1 = model.schedule.add_noise(s0, torch.randn_like(s0), k)
-        estimate = a * s_1 + b * model.denoiser(s_1, step, model.denoiser.condition(xs, z))
-        if model.sampler.clip is not None:  # as in the steps themselves
-            estimate = estimate.clamp(-model.sampler.clip, model.sampler.clip)
+        estimate = model.sampler.clean_state(s_1, model.denoiser(s_1, step, model.denoiser.condition(xs, z)), 1)
         total += (s0 - estimate).double().square().sum(0)
     return (total / max(len(x), 1)).sqrt()

@@ -112,8 +112,8 @@ def with_overrides(saved: dict[str, Any], given: dict[str, Any], allowed: Collec
         value = value.tolist() if isinstance(value, Tensor) else value  # as it is saved
         if allowed is not None and name in saved and name not in allowed and value != saved[name]:
             raise UserError(
-                f"from_pretrained takes what the weights were trained with from their file, expected "
-                f"{name}={saved[name]!r} or none, got {name}={value!r}: leave it away. What can be overridden is "
+                f"What the weights were trained with stays theirs: expected {name}={saved[name]!r} or none, got "
+                f"{name}={value!r}: leave it away. What can be overridden is "
                 f"{', '.join(allowed)}."
             )
     return {**saved, **given}

@@ -134,10 +134,7 @@ class DiffusionSampler(nn.Module):
         s_k, before = start, None
         for k in range(len(self.steps), 0, -1):
             step = self.steps[k]
-            out = denoise(s_k, k)
-            x0 = out if step.x0_s == 0 and step.x0_net == 1 else step.x0_s * s_k + step.x0_net * out
-            if self.clip is not None:
-                x0 = x0.clamp(-self.clip, self.clip)
+            x0 = self.clean_state(s_k, denoise(s_k, k), k)
             s_k = x0 if step.s == 0 and step.x0 == 1 else torch.add(step.s * s_k, x0, alpha=step.x0)
             if step.previous != 0:
                 s_k = torch.add(s_k, before, alpha=step.previous)
@@ -146,6 +143,12 @@ class DiffusionSampler(nn.Module):
                 s_k = torch.add(s_k, fresh, alpha=step.noise)
             before = x0
         return s_k
+
+    def clean_state(self, s_k: Tensor, out: Tensor, k: int) -> Tensor:
+        """The estimate of s^0, ``[..., d_s]``, by the network's output for s^k: no further out than ``clip``."""
+        step = self.steps[k]
+        x0 = out if step.x0_s == 0 and step.x0_net == 1 else step.x0_s * s_k + step.x0_net * out
+        return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
     def _split(self, noise: Tensor, start: Tensor) -> tuple[Tensor, ...]:
         """The noise of each step that adds some."""

@@ -10,10 +10,9 @@ from globediff_torchrl.errors import UserError, check_count, unknown
 
 MAX_FINAL_ALPHA_BAR = 0.05  # above it, N(0, I) is the wrong place to start sampling from
 
-
 # best log-SNR of level 1 for few steps, with an exact denoiser of a four-mode mixture: the fewer the steps, the more
 # noise the last one has to clear, lest the ones before it leave the modes undecided
-_FIRST = {1: -5.0, 2: 0.0, 3: 2.0, 4: 3.0}
+_FIRST = {2: 0.0, 3: 2.0, 4: 3.0}
 
 
 def _log_snr(steps: int, first: float | None, last: float) -> Tensor:
@@ -62,8 +61,7 @@ class NoiseSchedule(nn.Module):
             (``beta_min=1e-4, beta_max=2e-2``).
         steps: K, at least 1.
 
-    Buffers, all ``[K + 1]`` and indexed by k, with k = 0 the clean state: ``alpha_bar``, ``alpha``, ``beta``,
-    ``log_snr`` (infinite at 0), ``posterior_variance`` (``beta_k (1 - abar_{k-1}) / (1 - abar_k)``).
+    Buffers, all ``[K + 1]`` and indexed by k, with k = 0 the clean state: ``alpha_bar``, ``alpha``, ``beta``.
 
     Raises:
         UserError: an unknown kind, K < 1, a ``first`` that the only step has no use for, or a schedule that does not
@@ -97,13 +95,9 @@ class NoiseSchedule(nn.Module):
         alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), make(steps, **self.options)])
         self._check(alpha_bar)
         alpha = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[1:] / alpha_bar[:-1]])
-        variance = torch.zeros_like(alpha)
-        variance[1:] = (1 - alpha[1:]) * (1 - alpha_bar[:-1]) / (1 - alpha_bar[1:])
         self.register_buffer("alpha_bar", alpha_bar.float())
         self.register_buffer("alpha", alpha.float())
         self.register_buffer("beta", (1 - alpha).float())
-        self.register_buffer("log_snr", torch.log(alpha_bar / (1 - alpha_bar)).float())
-        self.register_buffer("posterior_variance", variance.float())
         # the samplers' coefficients are worked out from these once, in double precision, as plain numbers
         self.exact_alpha_bar: tuple[float, ...] = tuple(alpha_bar.tolist())
 

@@ -76,10 +76,11 @@ class Standardised(TensorDictModuleBase):
     def check_dim(self, key: NestedKey, value: Tensor, expected: int) -> None:
         """Raise a UserError for a tensor of another last dim or dtype."""
         if value.shape[-1:] != (expected,):
+            other = "aux=joint and run with aux=history" if key == self.aux_key else "another state_target"
             raise UserError(
                 f"{type(self).__name__} expects {key!r} with last dim {expected} (from the env's spec), got "
-                f"{value.shape[-1] if value.ndim else 'a scalar'}: was the model built with aux=joint and run with "
-                "aux=history, or for another env?"
+                f"{value.shape[-1] if value.ndim else 'a scalar'}: was the model built with {other}, or for another "
+                "env?"
             )
         if not value.is_floating_point():
             raise UserError(f"{type(self).__name__} expects {key!r} as floats, got {value.dtype}: use .float().")

@@ -32,7 +32,6 @@ class VAEStateModel(StateModel):
             are chosen here). latent_dim, width, layers override it.
         beta_kl: weight of the KL beside the mean over the dims of s; by default that of the preset, 2 / d_s in
             ``"paper"``: the evidence lower bound of a decoder with unit variance.
-        zero_latent: True takes z = 0 under DETERMINISTIC.
         latent_key: by default in the group of ``inferred_key``; the others as :class:`StateModel`.
 
     Raises:
@@ -45,8 +44,8 @@ class VAEStateModel(StateModel):
 
     answer = "sample"
     table_lr = 1e-4  # Table 4
-    overridable = (*COMMON, "beta_kl", "zero_latent", "latent_key")
-    execution_only = (*COMMON, "zero_latent", "latent_key")
+    overridable = (*COMMON, "beta_kl", "latent_key")
+    execution_only = (*COMMON, "latent_key")
 
     def __init__(
         self,
@@ -58,7 +57,6 @@ class VAEStateModel(StateModel):
         width: int | None = None,
         layers: int | None = None,
         beta_kl: float | None = None,
-        zero_latent: bool = False,
         latent_key: NestedKey | None = None,
         **common: Any,
     ):
@@ -70,7 +68,7 @@ class VAEStateModel(StateModel):
         for name in ("latent_dim", "width", "layers"):
             check_count(name, settings[name], "leave it away for the preset's")
         check_number("beta_kl", settings["beta_kl"])
-        self.preset, self.zero_latent = preset, zero_latent
+        self.preset = preset
         self.latent_dim, self.beta_kl = settings["latent_dim"], settings["beta_kl"]
         self.latent_key = key_beside(self.inferred_key, latent_key, keys.LATENT)
         size = {"width": settings["width"], "layers": settings["layers"]}
@@ -80,8 +78,8 @@ class VAEStateModel(StateModel):
         self.repeatable = RepeatableNoise(1, aux_dim, self.latent_dim)
         self.out_keys = [self.inferred_key, self.latent_key]
         self.config = {
-            **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "zero_latent": zero_latent,
-            "latent_key": latent_key, **common,
+            **settings, "aux_dim": aux_dim, "state_dim": state_dim, "preset": preset, "latent_key": latent_key,
+            **common,
         }  # fmt: skip
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -91,7 +89,7 @@ class VAEStateModel(StateModel):
         if exploration_type() in (ExplorationType.RANDOM, None):
             z = torch.randn(x.shape[0], self.latent_dim, device=x.device, dtype=x.dtype)
         else:
-            z = x.new_zeros(x.shape[0], self.latent_dim) if self.zero_latent else self.repeatable(x)[:, 0]
+            z = self.repeatable(x)[:, 0]
         self.write(tensordict, self.inferred_key, self.restore_state(self.decode(x, z)), lead, n)
         self.write(tensordict, self.latent_key, z, lead, n)
         return tensordict

@@ -68,9 +68,14 @@ def env_from_config(config: DictConfig, num_envs: int | None = None, seed: int |
     return make_env(f"{family}/{scenario}", seed=seed, device=config.device, **{**(extra or {}), **entries, **others})
 
 
+# arguments of make_actor and make_critic that `training.actor` and `training.critic` do not hold
+PASSED = {"actor": ("env", "state_model", "inputs", "reads", "view"), "critic": ("env", "value_norm")}
+
+
 def _known(training: DictConfig, section: str, function: Callable) -> dict[str, Any]:
-    """The section's entries, all of which ``function`` must take."""
-    entries, taken = as_dict(training[section]), inspect.signature(function).parameters
+    """The section's entries, all of which ``function`` must take, and none of which make_team passes itself."""
+    entries = as_dict(training[section])
+    taken = [name for name in inspect.signature(function).parameters if name not in PASSED[section]]
     for name in entries:
         if name not in taken:
             raise unknown(f"entry of training.{section}", name, taken)

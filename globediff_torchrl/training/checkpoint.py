@@ -140,7 +140,11 @@ def make_checkpoint() -> Checkpoint:
 
 
 class SafeRotation(CheckpointRotation):
-    """A rotation that keeps the last good checkpoint when a new one cannot be written, and says so once."""
+    """A rotation that keeps the last good checkpoint when a new one cannot be written.
+
+    Raises:
+        UserError: in save, a disk that is full or refuses: it names the checkpoint that is whole, and ends the run.
+    """
 
     def save(self, checkpoint: Checkpoint, *, step: int, **kwargs: Any) -> Path:
         try:

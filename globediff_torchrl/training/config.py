@@ -177,6 +177,11 @@ def literal(value: Any) -> Any:
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
+def as_written(section: DictConfig, name: str) -> Any:
+    """An entry with its references as they are written, ``runs/${seed}``."""
+    return OmegaConf.to_container(section, resolve=False)[name]
+
+
 def save(config: DictConfig, path: Path) -> None:
     """Writes the resolved configuration beside the results, for the resume and for the reader."""
     with replacing(path) as part:
@@ -193,7 +198,7 @@ def folder_of(config: DictConfig, name: str) -> Path:
         value = config[name]
     except OmegaConfBaseException as error:
         raise UserError(
-            f"{name}={config._get_node(name)._value()} refers to what is not there "
+            f"{name}={as_written(config, name)} refers to what is not there "
             f"({' '.join(str(error).split())}); expected entries of the configuration, as in "
             "output=runs/lr${training.lr}."
         ) from error

@@ -22,7 +22,7 @@ from globediff_torchrl.training.imports import import_modules
 from globediff_torchrl.training.loggers import remember
 from globediff_torchrl.training.results import load_ended
 from globediff_torchrl.training.resume import env_of, resumed
-from globediff_torchrl.training.run_files import CONFIG, LOGS, PREVIOUS, RUN, WEIGHTS
+from globediff_torchrl.training.run_files import CONFIG, LOGS, PREVIOUS, RUN, WEIGHTS, newest_previous
 from globediff_torchrl.training.run_lock import RunLock
 from globediff_torchrl.training.task_check import check_task
 from globediff_torchrl.training.trainer import MAPPOTrainer
@@ -196,9 +196,7 @@ def _put_aside(output: Path, left: Sequence[Path], resumed: bool) -> None:
     """Moves what an earlier run left into ``previous/<k>``, one more than the largest number there."""
     if not left:
         return
-    previous = output / PREVIOUS
-    numbers = [int(path.name) for path in previous.glob("*") if path.name.isdecimal()]
-    folder = previous / str(max(numbers, default=0) + 1)
+    folder = output / PREVIOUS / str(newest_previous(output) + 1)
     folder.mkdir(parents=True)  # an error where it is there: what lies in it would be lost
     for path in left:
         place = folder / path.relative_to(output)

@@ -53,7 +53,7 @@ def make_loss(
             f"make_loss expects a critic that writes {keys.STATE_VALUE} [*B, n, 1], a value for each agent, got one "
             f"that writes {critic.out_keys}: set its out_keys, or take make_critic(env)."
         )
-    norms = {id(norm) for head in critic.modules() for norm in getattr(head, "_value_norm", ())}
+    norms = {id(head.value_norm) for head in critic.modules() if hasattr(head, "value_norm")}
     if norms and norms != {id(value_norm)}:
         raise UserError(
             "make_loss expects the value norm that the critic was made with, or None for both, got "

@@ -168,7 +168,7 @@ class Pretraining(TrainerHookBase):
         write_rows(self.output / FIT_TABLE, list(history), (dict(zip(history, row)) for row in zip(*history.values())))
 
     def end(self) -> None:
-        """Removes the progress file, which is whole until there is a checkpoint to resume from in its place."""
+        """Removes the progress file: by the run's end there is a checkpoint to resume from in its place."""
         (self.output / FIT_STATE).unlink(missing_ok=True)
 
     def register(self, trainer: Trainer, name: str = "pretraining") -> None:

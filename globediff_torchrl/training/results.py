@@ -22,7 +22,16 @@ from globediff_torchrl.training.algorithms import env_from_config, make_team
 from globediff_torchrl.training.checkpoint import newest_policy
 from globediff_torchrl.training.imports import import_modules
 from globediff_torchrl.training.resume import load_run
-from globediff_torchrl.training.run_files import CHECKPOINTS, CONFIG, CURVE, PREVIOUS, SUMMARY, TABLE, WEIGHTS
+from globediff_torchrl.training.run_files import (
+    CHECKPOINTS,
+    CONFIG,
+    CURVE,
+    PREVIOUS,
+    SUMMARY,
+    TABLE,
+    WEIGHTS,
+    newest_previous,
+)
 from globediff_torchrl.training.video import write_video
 
 if TYPE_CHECKING:
@@ -152,8 +161,8 @@ def load_policy(
 
 def _earlier(run: Path) -> str:
     """Where the newest run is that was put aside when this one was made."""
-    numbers = [int(path.name) for path in (run / PREVIOUS).glob("*") if path.name.isdecimal()]
-    return f"; the run before it is in {run / PREVIOUS / str(max(numbers))}" if numbers else ""
+    newest = newest_previous(run)
+    return f"; the run before it is in {run / PREVIOUS / str(newest)}" if newest else ""
 
 
 def _set_weights(

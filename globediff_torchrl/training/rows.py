@@ -12,8 +12,7 @@ from torchrl.data import LazyTensorStorage
 class RowStorage(LazyTensorStorage):
     """TorchRL's storage in memory, whose random rows come by ``index_select``.
 
-    The same numbers as by indexing, which on CPU takes two to five times as long for the narrow columns of a batch:
-    see docs/performance.md.
+    The same numbers as by indexing, which on CPU takes longer for the narrow columns of a batch.
 
     Example:
         >>> buffer = TensorDictReplayBuffer(storage=RowStorage(1_000), batch_size=100)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 CONFIG = "config.yaml"  # the resolved configuration
 TABLE = "progress.csv"  # all that was logged, a row an iteration
 SUMMARY = "summary.json"  # the final results
 CURVE = "learning_curve.png"
 WEIGHTS = "policy.safetensors"  # of a run that has ended
-FIT_STATE = "pretraining.pt"  # how far the pretraining is, until there is a checkpoint
+FIT_STATE = "pretraining.pt"  # how far the pretraining is, read until there is a checkpoint, gone when the run ends
 FIT_TABLE = "pretraining.csv"  # its losses
 VIDEO = "episode.gif"
 CHECKPOINTS = "checkpoints"
@@ -18,3 +20,8 @@ PREVIOUS = "previous"  # earlier runs in the same folder
 LOCK = ".lock"  # while a run writes there; a killed one leaves it, which keeps nobody out
 
 RUN = (CONFIG, TABLE, SUMMARY, CURVE, WEIGHTS, FIT_STATE, FIT_TABLE, VIDEO, CHECKPOINTS)  # what is of one run alone
+
+
+def newest_previous(output: Path) -> int:
+    """The largest ``k`` of the folders ``previous/<k>`` of a run's output; 0 where there is none."""
+    return max((int(path.name) for path in (output / PREVIOUS).glob("*") if path.name.isdecimal()), default=0)

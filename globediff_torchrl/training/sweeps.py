@@ -53,7 +53,7 @@ def check_sweep(
 
 def _folder(config: DictConfig) -> str | None:
     """Where a run would write; None where only hydra knows it, in the run itself."""
-    if config.resume is None and "${hydra:" in str(config._get_node("output")._value()):
+    if config.resume is None and "${hydra:" in str(configuration.as_written(config, "output")):
         return None
     return os.path.realpath(configuration.output_of(config))
 

@@ -170,7 +170,7 @@ def _check_references(section: DictConfig, path: str = "") -> None:
             value = section[name]
         except InterpolationResolutionError as error:
             raise UserError(
-                f"{path}{name}={section._get_node(name)._value()} refers to what is not there "
+                f"{path}{name}={configuration.as_written(section, name)} refers to what is not there "
                 f"({str(error).splitlines()[0]}); expected an entry of the configuration, as in ${{training.lr}}."
             ) from error
         if isinstance(value, DictConfig):
