@@ -75,3 +75,6 @@ def test_an_illegal_action_is_the_callers_mistake(battle):
     env = battle("3m")
     with pytest.raises(UserError, match=r"agent 1 cannot take action 0, expected one of \[1"):
         env.step(env.reset().set(keys.ACTION, torch.tensor([1, 0, 1])))
+    for none in (-1, 9):
+        with pytest.raises(UserError, match=rf"expects numbers from 0 to 8, got {none}"):
+            env.step(env.reset().set(keys.ACTION, torch.tensor([1, none, 1])))

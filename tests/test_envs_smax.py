@@ -301,6 +301,12 @@ def test_after_a_load_a_partial_reset_leaves_the_loaded_battles_alone(marines, b
         ({"smacv2_position_generation": True}, "position_generation is decided by the map.*smacv2_5_units"),
         ({"smacv2_unit_type_generation": True}, "unit_type_generation is decided by the map"),
         ({"hide": ["enemy.health"]}, "did you mean"),
+        ({"fast_push": "off"}, "fast_push must be True or False, got 'off': write fast_push=true"),
+        ({"enemy_shoots": "no"}, "enemy_shoots must be True or False, got 'no'"),
+        ({"map_width": 0}, "map_width must be a number above 0, got 0"),
+        ({"time_per_step": float("inf")}, "time_per_step must be a number above 0, got inf"),
+        ({"won_battle_bonus": [1.0]}, "won_battle_bonus must be a number, got \\[1.0\\]"),
+        ({"max_steps": 2**31}, "max_steps must be at most 1073741824, got 2147483648: take max_steps=None"),
     ],
 )
 def test_mistakes_are_named(arguments, match):
@@ -312,6 +318,24 @@ def test_a_step_before_the_first_reset_is_refused():
     env = make_env("smax/3m", num_envs=B, state_target="relative")
     with pytest.raises(UserError, match="call reset first"):
         env.step(env.fake_tensordict())
+
+
+@pytest.mark.parametrize(
+    ("action", "match"),
+    [
+        (torch.full((B, 3), 8), "expects numbers from 0 to 7, got 8: sample them"),
+        (torch.full((B, 3), -1), "expects numbers from 0 to 7, got -1"),
+        (torch.ones(B, 3, 1, dtype=torch.long), r"whole numbers of shape \[.*, 3\], .*got torch.int64 \[.*, 3, 1\]"),
+        (torch.zeros(B, 3), "got torch.float32 .*take argmax"),
+    ],
+)
+def test_an_action_that_there_is_not_is_refused_before_the_battles_move(marines, action, match):
+    td = marines.reset()
+    before = marines.base_env.simulator_tensors()
+    with pytest.raises(UserError, match=match):
+        marines.step(td.set(keys.ACTION, action))
+    after = marines.base_env.simulator_tensors()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_jax_is_imported_for_smax_alone():

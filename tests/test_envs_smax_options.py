@@ -65,6 +65,24 @@ def test_jaxmarls_own_arguments_come_from_the_command_line():
     assert (ours.walls_cause_death, theirs.walls_cause_death) == (True, False)
 
 
+def test_a_whole_number_does_for_a_fraction():
+    def first_states(kind):
+        env = make_env("smax/3m", num_envs=2, seed=0, won_battle_bonus=kind(3), time_per_step=kind(1))
+        torch.manual_seed(0)  # of the random actions
+        return env.rollout(3)["next", "state"]
+
+    assert torch.equal(first_states(int), first_states(float))
+
+
+def test_the_numbers_are_jaxs_whatever_torchs_default_is():
+    torch.set_default_dtype(torch.float64)
+    try:
+        rollout = make_env("smax/3m", num_envs=2).base_env.rollout(2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert rollout["state"].dtype == rollout["agents", "observation"].dtype == torch.float32
+
+
 @pytest.mark.parametrize("kind", [list, tuple, np.array])
 def test_six_numbers_are_taken_in_any_form(kind):
     import jax.numpy as jnp

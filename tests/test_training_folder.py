@@ -140,8 +140,11 @@ def test_a_resume_of_a_run_of_another_version_passes_over_an_entry_that_is_gone(
         ({"deterministic": 1.5}, "Final return 1.500 deterministic; 1,000 f"),
         ({"stochastic": 0.25}, "Final return 0.250 stochastic; 1,000 f"),
         ({}, "Results in"),
+        ({"deterministic": 1.5, "won": 0.75}, "Final return 1.500 deterministic; share of successes 0.750 deter"),
     ],
 )
 def test_a_run_ends_also_where_crashes_took_all_episodes_of_a_mode(found, says, tmp_path, capsys):
-    _say({**{f"{mode}/return": value for mode, value in found.items()}, "frames_per_second": 1000.0}, tmp_path)
+    won = {"deterministic/success": found.pop("won")} if "won" in found else {}
+    returns = {f"{mode}/return": value for mode, value in found.items()}
+    _say({**returns, **won, "frames_per_second": 1000.0}, tmp_path)
     assert capsys.readouterr().out.startswith(says)

@@ -30,6 +30,28 @@ def actions_of(tensordict: TensorDictBase) -> Tensor:
     return actions
 
 
+def action_indices(env: EnvBase, tensordict: TensorDictBase) -> Tensor:
+    """The team's categorical actions, int32 on the CPU, a copy.
+
+    Raises:
+        UserError: the policy wrote none, some of another shape or type, or one that there is not: a simulator would
+            take it for another action, or know it in its next observation.
+    """
+    actions, spec = actions_of(tensordict), env.full_action_spec[ACTION]
+    if actions.shape != spec.shape or actions.dtype.is_floating_point or actions.dtype == torch.bool:
+        raise UserError(
+            f"{ACTION} expects whole numbers of shape {list(spec.shape)}, one an agent, got {actions.dtype} "
+            f"{list(actions.shape)}: of scores or one-hot actions take argmax(-1)."
+        )
+    lowest, highest = (int(bound) for bound in actions.aminmax())
+    if lowest < 0 or highest >= spec.n:
+        raise UserError(
+            f"{ACTION} expects numbers from 0 to {spec.n - 1}, got {lowest if lowest < 0 else highest}: sample them "
+            f"with {ACTION_MASK}."
+        )
+    return actions.to("cpu", torch.int32, copy=True).contiguous()
+
+
 def legal_action(env: EnvBase, tensordict: TensorDictBase | None, mask: Tensor | None = None) -> TensorDictBase | None:
     """``tensordict`` with an action drawn uniformly where its ``("agents", "action_mask")`` is True.
 

@@ -110,10 +110,13 @@ def withdraw_results(output: Path) -> None:
 
 
 def _say(results: dict[str, Any], output: Path) -> None:
-    # a mode all of whose episodes a crash of the simulator took has none
-    returns = [f"{results[f'{mode}/return']:.3f} {mode}" for mode in MODES if f"{mode}/return" in results]
-    if returns:
-        tqdm.write(f"Final return {', '.join(returns)}; {results['frames_per_second']:,.0f} frames a second.")
+    # a mode all of whose episodes a crash of the simulator took has none; few tasks know what a success is
+    finals = []
+    for title, name in (("Final return", "return"), ("share of successes", "success")):
+        values = [f"{results[f'{mode}/{name}']:.3f} {mode}" for mode in MODES if f"{mode}/{name}" in results]
+        finals += [f"{title} {', '.join(values)}"] if values else []
+    if finals:
+        tqdm.write(f"{'; '.join(finals)}; {results['frames_per_second']:,.0f} frames a second.")
     tqdm.write(f"Results in {output}: {SUMMARY}, {TABLE}, {CURVE}, {WEIGHTS}, {CHECKPOINTS}/")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrl.data.tensor_specs import Categorical, Composite, Unbounded
 from torchrl.envs.libs.smacv2 import SMACv2Env
 
-from globediff_torchrl.envs.legal import LegalRandomActions, actions_of
+from globediff_torchrl.envs.legal import LegalRandomActions, action_indices
 from globediff_torchrl.envs.smac.install import check_installed
 from globediff_torchrl.envs.smac.layouts import observation_layout, state_layout
 from globediff_torchrl.envs.smac.maps import check_options, is_generated, options, read_options, smac_map
@@ -142,7 +142,7 @@ class SmacEnv(LegalRandomActions, SMACv2Env):
         return self._pack(observations, state)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        actions = actions_of(tensordict).tolist()
+        actions = action_indices(self, tensordict).tolist()
         for agent, action in enumerate(actions):
             if not self._mask[agent, action]:
                 legal = self._mask[agent].nonzero()[0].tolist()

@@ -17,11 +17,11 @@ from jaxmarl.environments.smax import map_name_to_scenario
 from jaxmarl.environments.smax.heuristic_enemy_smax_env import HeuristicEnemySMAX
 from jaxmarl.environments.smax.smax_env import SMAX
 
+from globediff_torchrl.envs.smax.layouts import LAST_STEP
 from globediff_torchrl.envs.smax.units import Units
 from globediff_torchrl.errors import UserError
 
 Tree = Any
-FOREVER = 2**30
 CHUNK = 32  # battles reset at once; a call costs a millisecond, whatever their number
 SIMULATORS = (HeuristicEnemySMAX, SMAX)  # whose arguments a battle takes
 
@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
     success: Array
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=8, typed=True)
 def make_battles(**arguments) -> Battles:
     """:class:`Battles`, the same ones for the same arguments: what is compiled for one environment serves the next."""
     return Battles(**arguments)
@@ -86,7 +86,7 @@ class Battles:
             independent,
             scenario=map_name_to_scenario(scenario),
             # its limit is reached in the step after this number of steps
-            max_steps=FOREVER if max_steps is None else max_steps - 1,
+            max_steps=(LAST_STEP if max_steps is None else max_steps) - 1,
             **kwargs,
         )
         self.types = self.units.unit_type_bits if self.units.smacv2_unit_type_generation else 0

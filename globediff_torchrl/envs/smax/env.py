@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import Tensor
 from torchrl.data.tensor_specs import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from globediff_torchrl.envs.legal import LegalRandomActions, actions_of
+from globediff_torchrl.envs.legal import LegalRandomActions, action_indices
 from globediff_torchrl.envs.smax.jax_setup import load_battles
 from globediff_torchrl.envs.smax.layouts import (
+    LAST_STEP,
     SCENARIOS,
     STEP_LIMIT,
     UNIT_TYPES,
@@ -46,6 +48,8 @@ STOP = 4  # the action that is always legal, and the only one of the dead; 0 to 
 ATTACK_MODES = ("closest", "random")
 OURS = ("scenario", "max_steps", "unit_type_sight_ranges", "observation_type", "action_type", "self")
 NAMES = ("unit_type_names", "unit_type_shorthands")  # jaxmarl's maps are written in them
+SWITCHES = ("enemy_shoots", "see_enemy_actions", "use_self_play_reward", "walls_cause_death")
+LENGTHS = ("map_width", "map_height", "time_per_step")
 OF_THE_MAP = ("num_allies", "num_enemies", "smacv2_position_generation", "smacv2_unit_type_generation")
 
 
@@ -56,9 +60,10 @@ class SmaxEnv(LegalRandomActions, EnvBase):
     ``("agents", "action_mask")`` ``[B, n, A]``, ``("agents", "active_mask")`` ``[B, n, 1]`` (alive),
     ``("agents", "reward")`` ``[B, n, 1]`` (damage done as a share of the enemies' health, and 1 for a win; the dead get
     it too), ``"state"`` ``[B, d_s]`` (every unit's health, position, cooldown and type as shares of 1, but that the
-    cooldown reaches about 1.2, as jaxmarl adds a random deviation; zero for the dead), ``"success"`` ``[B, 1]`` (an
-    ally is alive and no enemy), ``"terminated"`` (one side is gone), ``"truncated"`` (the time limit alone) and
-    ``"done"`` ``[B, 1]``. Under ``"next"`` the state of an episode's last step is the true last one.
+    cooldown reaches about 1.2, as jaxmarl adds a random deviation, and that a few units of ``smacv2_*`` begin a
+    little outside the map; zero for the dead), ``"success"`` ``[B, 1]`` (an ally is alive and no enemy),
+    ``"terminated"`` (one side is gone), ``"truncated"`` (the time limit alone) and ``"done"`` ``[B, 1]``. Under
+    ``"next"`` the state of an episode's last step is the true last one.
 
     Args:
         scenario: jaxmarl's name of the map, one of :data:`~globediff_torchrl.envs.smax.layouts.SCENARIOS`.
@@ -98,6 +103,7 @@ class SmaxEnv(LegalRandomActions, EnvBase):
         **kwargs: Any,
     ) -> None:
         _check(scenario, num_envs, max_steps, sight_range, enemy_types, state_target)
+        _check_switch("fast_push", fast_push)
         super().__init__(device=device, batch_size=[num_envs])
         module = load_battles()
         self.relative = state_target == "relative"
@@ -126,20 +132,21 @@ class SmaxEnv(LegalRandomActions, EnvBase):
         self.observation_layout: FeatureLayout = observation_layout(n, enemies, units.unit_features, units.own_features)
         self.state_layout: FeatureLayout = state_layout(n, enemies, types)
         self.target_layout: FeatureLayout | None = target_layout(enemies, types) if self.relative else None
+        numbers = partial(Unbounded, dtype=torch.float32)  # jax's, whatever torch's default is
         shape = (*self.batch_size, n)
         actions = units.num_ally_actions
         agents = {
-            "observation": Unbounded((*shape, self.observation_layout.size)),
+            "observation": numbers((*shape, self.observation_layout.size)),
             "action_mask": Categorical(2, (*shape, actions), dtype=torch.bool),
             "active_mask": Categorical(2, (*shape, 1), dtype=torch.bool),
         }
         if self.target_layout is not None:
-            agents["target_state"] = Unbounded((*shape, self.target_layout.size))
+            agents["target_state"] = numbers((*shape, self.target_layout.size))
         flag = {name: Categorical(2, (*self.batch_size, 1), dtype=torch.bool) for name in (DONE, TERMINATED, TRUNCATED)}
-        state = Unbounded((*self.batch_size, self.state_layout.size))
+        state = numbers((*self.batch_size, self.state_layout.size))
         root = {AGENTS: Composite(agents, shape=shape), STATE: state, SUCCESS: flag[DONE].clone()}
         action = Composite({"action": Categorical(actions, shape)}, shape=shape)
-        reward = Composite({"reward": Unbounded((*shape, 1))}, shape=shape)
+        reward = Composite({"reward": numbers((*shape, 1))}, shape=shape)
         self.observation_spec = Composite(root, shape=self.batch_size).to(self.device)
         self.action_spec = Composite({AGENTS: action}, shape=self.batch_size).to(self.device)
         self.reward_spec = Composite({AGENTS: reward}, shape=self.batch_size).to(self.device)
@@ -189,10 +196,8 @@ class SmaxEnv(LegalRandomActions, EnvBase):
         if self._readings is None:
             raise UserError("A battle was expected to have begun before its first step, got a step: call reset first.")
         # one integer type and one array of its own: no second compilation, and nothing that anybody writes into
-        actions = actions_of(tensordict).to("cpu", torch.int32, copy=True).contiguous()
-        self._keys, self._battle, readings, outcome = self.battles.step(
-            self._keys, self._battle, self.battles.actions(actions)
-        )
+        actions = self.battles.actions(action_indices(self, tensordict))
+        self._keys, self._battle, readings, outcome = self.battles.step(self._keys, self._battle, actions)
         self._readings = self._to_torch(readings)
         ends = {REWARD: outcome.reward, TERMINATED: outcome.terminated, TRUNCATED: outcome.truncated}
         ends = {key: self._tensor(value) for key, value in {**ends, SUCCESS: outcome.success}.items()}
@@ -254,10 +259,21 @@ def _check(scenario, num_envs, max_steps, sight_range, enemy_types, state_target
     for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
         if value is not None:
             check_count(name, value, "leave it away for the default")
+    if max_steps is not None and max_steps > LAST_STEP:
+        raise UserError(f"max_steps must be at most {LAST_STEP}, got {max_steps}: take max_steps=None for no limit.")
+
+
+def _check_switch(name: str, value: Any) -> None:
+    if not isinstance(value, bool):  # yes and off are strings on the command line, which count as true
+        raise UserError(f"{name} must be True or False, got {value!r}: write {name}=true or {name}=false.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_length(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
+    return _is_number(value) and value > 0
 
 
 def _checked_kwargs(module: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -277,6 +293,14 @@ def _checked_kwargs(module: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
             raise unknown("argument of SMAX", name, sorted(taken | {"fast_push"}))
         if name.startswith("unit_type_"):
             checked[name] = _six_numbers(name, value)
+        if name in SWITCHES:
+            _check_switch(name, value)
+        if name in LENGTHS and not _is_length(value):
+            raise UserError(f"{name} must be a number above 0, got {value!r}: leave it away for jaxmarl's own.")
+        if name == "won_battle_bonus" and not _is_number(value):
+            raise UserError(f"{name} must be a number, got {value!r}: leave it away for jaxmarl's 1.")
+        if name in ("time_per_step", "won_battle_bonus"):
+            checked[name] = float(value)  # of a whole number jax would make another type than the step expects
         if name == "attack_mode" and value not in ATTACK_MODES:  # jaxmarl takes any other word for the first
             raise unknown("attack_mode", value, ATTACK_MODES)
         if name == "world_steps_per_env_step":

@@ -27,6 +27,7 @@ SCENARIOS = (
 UNIT_TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
 HIDDEN = ("enemy_*.health", "enemy_*.type")  # SMAC (PO): what an enemy is and how much it can still take
 STEP_LIMIT = 101  # jaxmarl looks at its clock before it moves it: with max_steps=100 the 101st step is the last
+LAST_STEP = 2**30  # the clock is an int32
 
 _ENDING = re.compile(r"(_[xy]|_bits?_\d+)$")
 _NAMES = {  # jaxmarl's name -> ours and its kind
