@@ -11,7 +11,7 @@ import pytest
 from benchmark_scripts import run
 
 from globediff_torchrl.studies.measurements import mean_and_interval
-from globediff_torchrl.studies.statistics import paired_difference
+from globediff_torchrl.studies.statistics import bootstrap_interval, paired_difference
 from globediff_torchrl.tables import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,6 +167,31 @@ def test_the_bracket_on_a_fixed_map():
                 difference = paired_difference(list(wins.values()), [theirs[seed] for seed in wins])
                 expected += [float(f"{number:.3f}") for number in difference]
         assert written(*cells) == expected, name
+
+
+PARTS = {"health": "enemy_*.health", "type": "enemy_*.type", "alive": "enemy_*.alive", "all of it": "*", "nothing": ""}
+
+
+@pytest.mark.parametrize(("header", "study"), [("| exchanged |", "older"), ("| exchanged on 2s3z |", "2s3z")])
+def test_which_part_of_what_is_inferred_is_acted_on(header, study):
+    wins: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in runs("smax-parts.csv"):
+        if row["study"] == study:
+            of = (row["run"].split("/")[0], row["part"], row["by"])
+            wins.setdefault(of, {})[row["run"]] = float(row["success"])
+    shown = set()
+    for name, *cells in tables("docs/results-smax.md", header):
+        columns = [(algorithm, by) for algorithm in ("globediff", "regressor") for by in ("truth", "other")]
+        for (algorithm, by), cell in zip(columns, cells, strict=True):
+            of = (algorithm, PARTS[name], by if PARTS[name] else "")
+            alone = wins[algorithm, "", ""]
+            assert len(wins[of]) == len(alone) == 5, of
+            expected = [sum(wins[of].values()) / 5]
+            if PARTS[name]:
+                expected += bootstrap_interval([win - alone[run] for run, win in wins[of].items()])
+            assert written(cell) == pytest.approx([round(number, 3) for number in expected], abs=1e-9), of
+            shown.add(of)
+    assert shown == set(wins)
 
 
 AUX = {
